@@ -1,0 +1,39 @@
+"""Directional pruning: train once with gRDA, end sparse at the accuracy of the dense network."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .optim import GRDA, grda, prunable_groups
+    from .sparsity import SparsityReport, load_sparse, save_sparse, sparsity_report
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # train
+    "GRDA",
+    "grda",
+    "prunable_groups",
+    # look
+    "SparsityReport",
+    "sparsity_report",
+    # ship
+    "load_sparse",
+    "save_sparse",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use, so that ``dirprune --help`` does not wait for torch."""
+    if name in __all__:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+_HOME = {name: "optim" for name in ("GRDA", "grda", "prunable_groups")} | {
+    name: "sparsity" for name in ("SparsityReport", "sparsity_report", "load_sparse", "save_sparse")
+}
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

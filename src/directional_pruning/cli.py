@@ -1,0 +1,207 @@
+"""The command ``dirprune``: thin verbs over the library. Heavy imports live in the functions, so help is instant."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+from .files import CorruptFile
+
+try:
+    import typer
+    from rich.console import Console
+    from typer.exceptions import TyperException
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"dirprune needs {missing.name}: pip install 'directional-pruning[cli]'") from missing
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .training import Recipe
+
+app = typer.Typer(
+    help="Train a neural network once and end with a sparse one: no retraining, no sparsity level to choose.\n\n"
+    "Start with [bold]dirprune train digits[/bold], then open the report it names.",
+    rich_markup_mode="rich",
+    add_completion=False,
+    no_args_is_help=True,
+)
+_RUN = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
+_NAMES = {"sgd": "dense twin (SGD)", "grda": "sparse (gRDA)"}
+
+
+def main() -> None:
+    """Run the command; what the user can mend is one line and exit code 2, a diverged training one line and 1."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        _stop(error.format_message(), error.exit_code)
+    except CorruptFile as error:
+        _stop(str(error), 2)
+    except ModuleNotFoundError as error:
+        _stop(f"{error}: pip install 'directional-pruning[all]'", 2)
+    except OSError as error:
+        _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _stop("stopped", 130)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    print(f"dirprune: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="See dirprune recipes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the initial weights and of the batches.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
+    c: Annotated[float | None, typer.Option(help="Strength of pruning: more gives more zeros; 0 is plain SGD.")] = None,
+    mu: Annotated[
+        float | None, typer.Option(help="Growth of pruning over time, in (0, 1]: more, later, sparser.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the fastest there is.")] = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="New folder for the run [dim]\\[default: runs/RECIPE-seedN][/dim].")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped, exactly where it was.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the run's folder.")] = False,
+) -> None:
+    """Train a dense network and its sparse twin, compare them and write a report.
+
+    Both networks start from the same weights and see the same batches: one trained by SGD, one by gRDA, which
+    prunes while it trains. Options not given are those of the recipe. Ctrl-C is safe: go on with --resume.
+    """
+    import torch
+
+    from .report import write_report
+    from .training import NonFiniteError, create_run, load_run, pick_device, train_run
+
+    given = {"seed": seed, "epochs": epochs, "lr": lr, "c": c, "mu": mu, "batch_size": batch_size}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    # Denormal numbers, which a decaying network is full of, slow a CPU down several times.
+    torch.set_flush_denormal(True)
+    if resume is not None:
+        if recipe or overrides or out or device != "auto":
+            _stop("--resume goes on with the run as it was configured: give nothing else but --quiet", 2)
+        folder, (chosen, _) = resume, load_run(resume)
+    else:
+        try:
+            chosen, place = _derive(recipe, overrides), pick_device(device)
+        except ValueError as error:
+            _stop(str(error), 2)
+        folder = out or _free_folder(Path("runs") / f"{chosen.name}-seed{chosen.seed}")
+        create_run(folder, chosen, place)
+    screen = Console(quiet=quiet)
+    try:
+        with _progress(screen, chosen) as on_epoch:
+            summary = train_run(folder, on_epoch=on_epoch)
+    except NonFiniteError as error:
+        _stop(f"training diverged, {error}; the last good checkpoint is in {folder}; try a smaller --lr", 1)
+    except KeyboardInterrupt:
+        _stop(f"stopped; go on with: dirprune train --resume {folder}", 130)
+    page = write_report(folder)
+    screen.print(_table(summary))
+    screen.print(f"report: {page}", soft_wrap=True)
+    if quiet:
+        print(folder)
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Show all settings of this one.")] = None,
+) -> None:
+    """List what can be trained, or show the settings of one recipe."""
+    from .training import RECIPES
+
+    if name is not None:
+        try:
+            recipe = _derive(name, {})
+        except ValueError as error:
+            _stop(str(error), 2)
+        for key, value in recipe.hyperparameters().items():
+            print(f"{key} = {value}")
+        return
+    for make in RECIPES.values():
+        print(f"{make().name}: {make().summary}")
+
+
+@app.command()
+def report(run: _RUN) -> None:
+    """Draw the pictures and the page of a run anew, also of one under way."""
+    from .report import write_report
+
+    print(write_report(run))
+
+
+def _derive(name: str | None, overrides: dict[str, Any]) -> "Recipe":
+    """The recipe of this name with the flags' values in place of its own; ValueError for a bad name or value."""
+    from .training import RECIPES
+
+    if name not in RECIPES:
+        problem = "which recipe?" if name is None else f"unknown recipe: {name}"
+        raise ValueError(f"{problem} (there is: {', '.join(RECIPES)})")
+    return replace(RECIPES[name](), **overrides)
+
+
+def _free_folder(folder: Path) -> Path:
+    """``folder``, or the first of folder-2, folder-3, ... that does not exist."""
+    names = (folder if i == 1 else folder.with_name(f"{folder.name}-{i}") for i in count(1))
+    return next(name for name in names if not name.exists())
+
+
+@contextmanager
+def _progress(screen: Console, recipe: "Recipe") -> Iterator[Callable[[str, dict[str, Any]], None]]:
+    """A bar for each network with loss, accuracy, zeros and the time that remains."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}  accuracy {task.fields[accuracy]}  zeros {task.fields[zeros]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=screen) as bars:
+        tasks = {
+            network: bars.add_task(name, total=recipe.epochs, start=False, loss="-", accuracy="-", zeros="-")
+            for network, name in _NAMES.items()
+        }
+
+        def on_epoch(network: str, record: dict[str, Any]) -> None:
+            bars.start_task(tasks[network])
+            bars.update(
+                tasks[network],
+                completed=record["epoch"],
+                loss=f"{record['train_loss']:.4f}",
+                accuracy=f"{record['validation_accuracy']:.1%}",
+                zeros=f"{record['sparsity_all']:.1%}",
+            )
+
+        yield on_epoch
+
+
+def _table(summary: dict[str, Any]) -> "Table":
+    """Both networks side by side."""
+    from rich.table import Table
+
+    sgd, grda = summary["sgd"], summary["grda"]
+    table = Table("", *_NAMES.values(), title=f"{summary['recipe']}: {summary['parameters']:,} parameters")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, key in (
+        ("test accuracy", "test_accuracy"),
+        ("zeros, of all parameters", "sparsity_all"),
+        ("zeros, of prunable weights", "sparsity_prunable"),
+    ):
+        table.add_row(label, f"{sgd[key]:.2%}", f"{grda[key]:.2%}")
+    table.add_row("weights file", f"{sgd['bytes'] / 1e3:,.0f} kB", f"{grda['sparse_bytes'] / 1e3:,.0f} kB")
+    table.add_row("seconds of training", f"{sgd['seconds']:.0f}", f"{grda['seconds']:.0f}")
+    return table

@@ -1,0 +1,5 @@
+"""Architectures only."""
+
+from .digits import digits_net
+
+__all__ = ["digits_net"]

@@ -1,0 +1,129 @@
+"""The look all pictures share, and their way into SVG: the same records give the same bytes on every machine."""
+
+import functools
+import io
+import re
+import warnings
+from collections.abc import Callable
+from html import escape
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Blue and orange stay apart under every common colour blindness, and in grey.
+INK, MUTED, GRID, GROUND = "#1f2429", "#5f6973", "#e4e7eb", "#ffffff"
+COLOURS = {"sgd": "#1769aa", "grda": "#c75000"}
+AT_NIGHT = {
+    INK: "#e6e9ec",
+    MUTED: "#9aa4ae",
+    GRID: "#30363d",
+    GROUND: "#15181c",
+    COLOURS["sgd"]: "#62b5f0",
+    COLOURS["grda"]: "#ff9547",
+}
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+WIDTH, HEIGHT = 390.0, 275.0
+STEPS = [1, 2, 5, 10]  # between ticks, in powers of ten
+
+_STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: texts are measured alike everywhere
+    "font.size": 11,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.7,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.unicode_minus": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "xtick.major.width": 0.7,
+    "figure.facecolor": GROUND,
+    "savefig.facecolor": "auto",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "directional-pruning",
+    "path.simplify_threshold": 0.1,
+}
+
+
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """Run ``draw`` under our style and nobody's ``matplotlibrc``; what the caller had set is back afterwards."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
+            # Names may be in any script; the reader's fonts draw them.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+def new_figure(height: float = HEIGHT) -> Figure:
+    """An empty picture, measured in pixels."""
+    return Figure(figsize=(WIDTH / 72, height / 72))
+
+
+def panel(
+    figure: Figure,
+    label: str,
+    *,
+    left: float = 50,
+    right: float = 86,
+    place: int = 0,
+    places: int = 1,
+    label_at: float = 1,
+) -> Axes:
+    """Axes at fixed distances from the edges, so that panels of different pictures align; the label stands above."""
+    height = figure.get_figheight() * 72
+    top, bottom, between = 32, 42, 40
+    each = (height - top - bottom - between * (places - 1)) / places
+    above = top + place * (each + between)
+    axes = figure.add_axes((left / WIDTH, 1 - (above + each) / height, 1 - (left + right) / WIDTH, each / height))
+    note(axes, label, (0, 1), (label_at - left, 12), color=MUTED)
+    return axes
+
+
+def note(
+    axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], of: Any = "axes fraction", **look: Any
+) -> None:
+    """Write ``text`` some pixels away from a point given in fractions of the panel, or in other coordinates."""
+    axes.annotate(text, at, xycoords=of, xytext=shift, textcoords="offset points", **look)
+
+
+@styled
+def to_svg(figure: Figure, title: str = "") -> str:
+    """The figure as one SVG document that asks nothing of the network and turns dark where the reader's screen is.
+
+    >>> svg = to_svg(new_figure(), "nothing <yet>")
+    >>> "<title>nothing &lt;yet&gt;</title>" in svg, "DOCTYPE" in svg, svg == to_svg(new_figure(), "nothing <yet>")
+    (True, False, True)
+    """
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = re.sub(r"<!DOCTYPE[^>]*>\s*", "", file.getvalue())
+    night = "".join(
+        f'[style*="{kind}: {day}"]{{{kind}:{dark}!important}}'
+        for day, dark in AT_NIGHT.items()
+        for kind in ("fill", "stroke")
+    )
+    added = f"<title>{escape(title)}</title>" if title else ""
+    added += f"<style>text{{font-family:{FONTS}!important}}@media (prefers-color-scheme:dark){{{night}}}</style>"
+    return re.sub(r"(<svg\b[^>]*>)", lambda match: match[0] + added, svg, count=1)

@@ -1,0 +1,184 @@
+"""How sparse a network is: zeros, nonzeros and multiply-adds, by layer and in all."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+__all__ = ["LayerSparsity", "SparsityReport", "sparsity_report"]
+
+
+@dataclass(frozen=True)
+class LayerSparsity:
+    """One parameter tensor. Multiply-adds are None where no example inputs were given."""
+
+    name: str
+    shape: tuple[int, ...]
+    total: int
+    nonzeros: int
+    multiply_adds: int | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """Share of exact zeros, from 0 to 1; 0 for an empty tensor."""
+        return 1 - self.nonzeros / self.total if self.total else 0.0
+
+    @property
+    def prunable(self) -> bool:
+        """Weights have two or more dimensions; biases and scales of normalisation have fewer and are not pruned."""
+        return len(self.shape) >= 2
+
+    @property
+    def sparse_multiply_adds(self) -> int | None:
+        """The multiply-adds with a nonzero weight: every weight of a tensor takes part in equally many."""
+        if self.multiply_adds is None:
+            return None
+        return round(self.multiply_adds * self.nonzeros / self.total) if self.total else 0
+
+
+@dataclass(frozen=True)
+class SparsityReport:
+    """Zeros of a network, layer by layer in the order of ``named_parameters``; ``str()`` is a table."""
+
+    layers: tuple[LayerSparsity, ...]
+    activation_multiply_adds: int | None = None
+    """Multiply-adds of two activations (attention): no pruning of weights removes them. None without inputs."""
+
+    @property
+    def total(self) -> int:
+        """Number of parameters, shared ones once."""
+        return sum(layer.total for layer in self.layers)
+
+    @property
+    def nonzeros(self) -> int:
+        """Number of parameters that are not exactly zero."""
+        return sum(layer.nonzeros for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of exact zeros among all parameters (the paper's denominator), from 0 to 1."""
+        return 1 - self.nonzeros / self.total if self.total else 0.0
+
+    @property
+    def prunable(self) -> "SparsityReport":
+        """The same report over the prunable weights alone, those with two or more dimensions."""
+        return SparsityReport(tuple(layer for layer in self.layers if layer.prunable), self.activation_multiply_adds)
+
+    @property
+    def multiply_adds(self) -> int | None:
+        """Multiply-adds of one forward pass over the example inputs, weights dense."""
+        if self.activation_multiply_adds is None:
+            return None
+        return self.activation_multiply_adds + sum(layer.multiply_adds or 0 for layer in self.layers)
+
+    @property
+    def sparse_multiply_adds(self) -> int | None:
+        """Multiply-adds of the same pass without those whose weight is zero."""
+        if self.activation_multiply_adds is None:
+            return None
+        return self.activation_multiply_adds + sum(layer.sparse_multiply_adds or 0 for layer in self.layers)
+
+    def __str__(self) -> str:
+        def row(name: str, shape: str, part: LayerSparsity | SparsityReport) -> list[str]:
+            cells = [name, shape, f"{part.total:,}", f"{part.nonzeros:,}", f"{part.sparsity:.2%}"]
+            if self.activation_multiply_adds is not None:
+                cells += [f"{part.multiply_adds or 0:,}", f"{part.sparse_multiply_adds or 0:,}"]
+            return cells
+
+        header = ["layer", "shape", "parameters", "nonzero", "zeros", "multiply-adds", "with nonzero weight"]
+        rows = [row(layer.name, "x".join(map(str, layer.shape)) or "scalar", layer) for layer in self.layers]
+        totals = [row("prunable weights", "", self.prunable), row("all parameters", "", self)]
+        columns = len(totals[0])
+        widths = [max(len(line[i]) for line in [header, *rows, *totals]) for i in range(columns)]
+
+        def line(cells: list[str]) -> str:
+            text = (cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths)))
+            return "  ".join(text).rstrip()
+
+        rule = "  ".join("-" * width for width in widths)
+        return "\n".join([line(header[:columns]), rule, *map(line, rows), rule, *map(line, totals)])
+
+
+def sparsity_report(model: nn.Module, example_inputs: Any = None) -> SparsityReport:
+    """Count the exact zeros of a network's parameters and, with inputs, the multiply-adds they save.
+
+    Args:
+        model: any network. Buffers such as running means are not parameters and are not counted.
+        example_inputs: a tensor, or a tuple of the arguments of ``forward``. One pass is made in evaluation mode;
+            multiply-adds are those of this whole batch. None leaves them out.
+
+    Multiply-adds are those of matrix products, convolutions and attention, as ``torch.utils.flop_counter`` knows them
+    (half its count), padding included; additions of biases and elementwise functions are not counted.
+
+    Example:
+        >>> layer = nn.Linear(3, 2)
+        >>> layer.weight = nn.Parameter(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 2.0]]))
+        >>> report = sparsity_report(layer, torch.ones(5, 3))
+        >>> report.prunable.sparsity, report.multiply_adds, report.sparse_multiply_adds
+        (0.6666666666666667, 30, 10)
+    """
+    parameters = dict(model.named_parameters())
+    counter = None
+    if example_inputs is not None:
+        counter = _count_multiply_adds(model, parameters, example_inputs)
+    layers = tuple(
+        LayerSparsity(
+            name,
+            tuple(p.shape),
+            p.numel(),
+            int(torch.count_nonzero(p.detach())),
+            None if counter is None else counter.by_name.get(name, 0),
+        )
+        for name, p in parameters.items()
+    )
+    return SparsityReport(layers, None if counter is None else counter.activations)
+
+
+def _count_multiply_adds(model: nn.Module, parameters: dict[str, nn.Parameter], example_inputs: Any) -> "_Counter":
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    counter = _Counter(parameters)
+    training = {module: module.training for module in model.modules()}
+    # The fused encoder layer hides its products from the counter.
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), counter:
+            model(*inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for module, mode in training.items():
+            module.training = mode
+    return counter
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the multiply-adds of every product, under the name of the parameter that takes part in it."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+        super().__init__()
+        # By storage, because a layer multiplies by a transposed view of its weight.
+        self.names = {p.untyped_storage().data_ptr(): name for name, p in parameters.items() if p.numel()}
+        self.by_name: dict[str, int] = {}
+        self.activations = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204 (torch's signature)
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            multiply_adds = formula(*args, **(kwargs or {}), out_val=out) // 2
+            names = [
+                self.names[pointer]
+                for arg in args
+                if isinstance(arg, Tensor)
+                and arg.ndim >= 2
+                and (pointer := arg.untyped_storage().data_ptr()) in self.names
+            ]
+            if names:
+                self.by_name[names[0]] = self.by_name.get(names[0], 0) + multiply_adds
+            else:
+                self.activations += multiply_adds
+        return out

@@ -1,0 +1,58 @@
+"""The file from which training goes on as if it had never stopped."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..files import CorruptFile, replacing
+
+__all__ = ["load_checkpoint", "save_checkpoint"]
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None, records: list[dict[str, Any]]
+) -> None:
+    """Write model, optimizer, scheduler, random generators and the epochs' records; the old file stays until then."""
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict() if scheduler is not None else None,
+        "cpu_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "records": records,
+    }
+    with replacing(path) as beside:
+        torch.save(state, beside)
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None
+) -> list[dict[str, Any]]:
+    """Restore what :func:`save_checkpoint` wrote, in place, and return the records of the epochs done.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        CorruptFile: for a file that cannot be read, or that belongs to another network or optimizer.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    # torch raises whatever the unpickler or the archive reader met: RuntimeError, EOFError, UnpicklingError, KeyError.
+    except Exception as error:
+        raise CorruptFile(f"{path} is not a readable checkpoint") from error
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if scheduler is not None:
+            scheduler.load_state_dict(state["scheduler"])
+        torch.set_rng_state(state["cpu_rng"])
+        if state["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        return state["records"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CorruptFile(f"{path} is not a checkpoint of this network and optimizer") from error
