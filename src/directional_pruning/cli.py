@@ -98,7 +98,10 @@ def train(
         except ValueError as error:
             _stop(str(error), 2)
         folder = out or _free_folder(Path("runs") / f"{chosen.name}-seed{chosen.seed}")
-        create_run(folder, chosen, place)
+        try:
+            create_run(folder, chosen, place)
+        except FileExistsError:
+            _stop(f"{folder} exists; give another --out, or go on with --resume {folder}", 2)
     screen = Console(quiet=quiet)
     try:
         with _progress(screen, chosen) as on_epoch:

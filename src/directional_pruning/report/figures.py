@@ -35,6 +35,8 @@ def loss_figure(metrics: Records) -> Figure | None:
     figure = new_figure()
     axes = panel(figure, "training loss, log scale")
     axes.set_yscale("log", nonpositive="mask")
+    if range_of(curve.values for curve in curves)[1] <= 0:
+        axes.set_ylim(0.1, 1)
     draw(axes, curves, last_epoch(metrics), decimal)
     _log_ticks(axes)
     return figure
@@ -181,12 +183,12 @@ def histogram_figure(histogram: Mapping[str, Any]) -> Figure | None:
 
 def countable(layers: Records) -> list[Mapping[str, Any]]:
     """The prunable layers whose counts are known."""
-    return [
-        layer
-        for layer in layers
-        if layer.get("prunable", True) and "name" in layer
-        if (layer.get("total") or 0) > 0 and math.isfinite(layer.get("nonzeros", math.nan))
-    ]
+    known = []
+    for layer in layers:
+        counts: list[Any] = [layer.get("total"), layer.get("nonzeros")]
+        if "name" in layer and layer.get("prunable", True) and None not in counts and all(map(math.isfinite, counts)):
+            known.append(layer)
+    return [layer for layer in known if layer["total"] > 0]
 
 
 def _agree(first: Curve, second: Curve) -> bool:

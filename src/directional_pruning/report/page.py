@@ -84,9 +84,9 @@ def _header(run: Run) -> str:
 
 def _headline(run: Run) -> tuple[str, str]:
     """The result in one sentence, and what else is worth a line; or how far a run has come."""
-    grda, sgd = (run.summary.get(network) or {} for network in ("grda", "sgd"))
     if not run.summary:
         return _progress(run)
+    summary, grda, sgd = (_finite(part) for part in (run.summary, run.summary.get("grda"), run.summary.get("sgd")))
     parts = []
     if "sparsity_all" in grda:
         parts.append(f"{percent(grda['sparsity_all'])} of all parameters are exactly zero")
@@ -94,26 +94,24 @@ def _headline(run: Run) -> tuple[str, str]:
         twin = f" against {percent(sgd['test_accuracy'])} for the dense twin" if "test_accuracy" in sgd else ""
         parts.append(f"test accuracy {percent(grda['test_accuracy'])}{twin}")
     rest = []
-    if "parameters" in run.summary:
-        rest.append(f"The network has {amount(run.summary['parameters'])} parameters.")
+    if "parameters" in summary:
+        rest.append(f"The network has {amount(summary['parameters'])} parameters.")
     small, large = grda.get("sparse_bytes", 0), sgd.get("bytes", grda.get("bytes", 0))
     if small > 0 and large > small:
         times = decimal(large / small, 2)
         rest.append(f"Stored without its zeros it takes {size(small)} instead of {size(large)}, {times} times less.")
-    if "seconds" in run.summary:
-        rest.append(f"The whole run took {duration(run.summary['seconds'])}.")
+    if "seconds" in summary:
+        rest.append(f"The whole run took {duration(summary['seconds'])}.")
     return "; ".join(parts) or "Finished", " ".join(rest)
 
 
 def _progress(run: Run) -> tuple[str, str]:
     if not run.metrics:
         return "Not finished: no epoch is complete yet", ""
-    last = run.metrics[-1]
-    planned = last.get("epochs", math.nan)
-    first = f"Not finished: {THE[last['network']]} is at epoch {last['epoch']}" + (
-        f" of {planned:.0f}" if planned > 0 else ""
-    )
-    if last["network"] == "sgd":
+    network, last = run.metrics[-1]["network"], _finite(run.metrics[-1])
+    planned = f" of {last['epochs']:.0f}" if "epochs" in last else ""
+    first = f"Not finished: {THE[network]} is at epoch {last['epoch']}{planned}"
+    if network == "sgd":
         return first, "The dense twin trains first; gRDA follows from the same initial weights."
     zeros = last.get("sparsity_all")
     return first, "" if zeros is None else f"So far {percent(zeros)} of all parameters are exactly zero."
@@ -174,6 +172,13 @@ def _versions(config: Record) -> str:
         for key, value in (config.get("versions") or {}).items()
     )
     return _section("Versions", rows and f'<table class="settings">\n<tbody>\n{rows}</tbody>\n</table>')
+
+
+def _finite(record: Record | None) -> dict[str, float]:
+    """The numbers of a record that are numbers."""
+    return {
+        key: value for key, value in (record or {}).items() if isinstance(value, int | float) and math.isfinite(value)
+    }
 
 
 def _section(heading: str, content: str, kind: str = "wide") -> str:

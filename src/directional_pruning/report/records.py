@@ -80,7 +80,7 @@ def _read_summary(path: Path) -> Record:
     _check_numbers(summary, ("seconds", "parameters"), where)
     for network in NETWORKS:
         _check_numbers(_section(summary, network, where), _RESULTS, f"{where}, {network}")
-    layers = summary.get("layers") or []
+    layers = [] if summary.get("layers") is None else summary["layers"]
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise CorruptFile(f"{where}: layers is not a list of objects")
     for layer in layers:

@@ -32,10 +32,10 @@ def pack(array: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> tupl
 def unpack(
     frames: memoryview, rows: list[list[int]], size: int, itemsize: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each block, positions (n,) among ``size`` and values (n, ``itemsize``); ValueError for what does not fit."""
+    """For each block, positions (n,) among ``size`` and values (n,) as integers; ValueError for what does not fit."""
     # Each block is backed by frames, so a short file cannot claim a large tensor.
     if len(rows) != -(-size // _BLOCK) or any(len(row) != 2 + itemsize or 0 in row[1:] for row in rows):
-        raise ValueError(f"its {len(rows)} blocks do not fit {size} elements of {itemsize} bytes")
+        raise ValueError(f"its blocks ({len(rows)}) do not fit {size} elements of {itemsize} bytes")
     if sum(sum(row[1:]) for row in rows) != len(frames):
         raise ValueError(f"its frames are {len(frames)} bytes, which is not what its blocks say")
     ends = list(accumulate(length for row in rows for length in row[1:]))
@@ -57,7 +57,7 @@ def _unpack_block(frames: list[memoryview], start: int, size: int, nonzeros: int
     values = np.empty((nonzeros, len(frames) - 1), np.uint8)
     for k, frame in enumerate(frames[1:]):
         values[:, k] = _inflate(frame, nonzeros, nonzeros)
-    return reach[ends] + (start - 1), values
+    return reach[ends] + (start - 1), values.view(f"i{values.shape[1]}").reshape(-1)
 
 
 def _gaps(positions: np.ndarray) -> np.ndarray:

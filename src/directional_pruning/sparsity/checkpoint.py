@@ -85,7 +85,7 @@ def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     memory is asked for: the dense tensors, and some 100 MB at most to work in.
 
     Raises CorruptFile, in one line that names the file, if it is truncated, altered, newer than this version reads,
-    or no such file at all; FileNotFoundError if it is missing.
+    or another kind of file; FileNotFoundError if it is missing.
 
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "net.safetensors")
@@ -102,7 +102,7 @@ def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _check_storable(name: str, tensor: Tensor) -> None:
-    if not isinstance(name, str) or name == "__metadata__":
+    if not isinstance(name, str) or name == "__metadata__" or name.encode(errors="ignore").decode() != name:
         raise ValueError(f"invalid tensor name: {name!r}")
     if not isinstance(tensor, Tensor):
         raise TypeError(f"cannot store {name!r}: {type(tensor).__name__} is not a tensor")
@@ -121,7 +121,8 @@ def _identity(tensor: Tensor) -> object:
 def _flat(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
     """The elements in row-major order, their bytes seen as ``dtype``."""
     plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    return plain.reshape(-1).view(dtype).numpy()
+    # Of one element or none the stride may be anything, which view() refuses.
+    return plain.as_strided((plain.numel(),), (1,)).view(dtype).numpy()
 
 
 def _raw(tensor: Tensor) -> memoryview:
@@ -206,8 +207,11 @@ def _table(about: dict[str, str]) -> dict[str, dict[str, Any]]:
     if f"{zlib.crc32(text.encode()):08x}" != about.get("checksum"):
         raise ValueError("the table of tensors does not match its checksum")
     table = json.loads(text)
-    if not isinstance(table, dict) or not all(_is_entry(entry) for entry in table.values()):
-        raise ValueError("the table of tensors is malformed")
+    if not isinstance(table, dict):
+        raise ValueError("the table of tensors is no table")
+    for name, entry in table.items():
+        if not _is_entry(entry):
+            raise ValueError(f"tensor {name!r}: its entry in the table is malformed")
     return table
 
 
@@ -232,9 +236,10 @@ def _are_counts(counts: Any, most: int = 16) -> bool:
 
 def _decode(file: Any, name: str, entry: dict[str, Any]) -> Tensor:
     held, sparse = file.get_slice(name), "blocks" in entry
-    kind, wanted = (held.get_dtype(), held.get_shape()), (entry["dtype"], entry["shape"])
-    if kind[0] != "U8" or len(kind[1]) != 1 if sparse else kind != wanted:
-        raise ValueError(f"is {kind} in the file (must be {'bytes' if sparse else wanted})")
+    kind = held.get_dtype(), held.get_shape()
+    wanted = ("U8", kind[1]) if sparse else (entry["dtype"], entry["shape"])
+    if kind != wanted:
+        raise ValueError(f"is {kind} in the file (must be {wanted})")
     tensor = file.get_tensor(name)
     raw = _raw(tensor)
     if zlib.crc32(raw) != entry["crc32"]:
@@ -252,5 +257,5 @@ def _from_frames(raw: memoryview, entry: dict[str, Any]) -> Tensor:
     dense = np.zeros(shape, f"i{dtype.itemsize}")
     flat, bits = dense.reshape(-1), _BITS[dtype.itemsize]
     for positions, values in blocks:
-        flat[positions] = torch.from_numpy(values).reshape(-1).view(stored).to(dtype).view(bits).numpy()
+        flat[positions] = torch.from_numpy(values).view(stored).to(dtype).view(bits).numpy()
     return torch.from_numpy(dense).view(dtype)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -141,12 +142,12 @@ def _count_multiply_adds(model: nn.Module, parameters: dict[str, nn.Parameter], 
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     counter = _Counter(parameters)
     training = {module: module.training for module in model.modules()}
-    # The fused encoder layer hides its products from the counter.
+    # The fused encoder layer hides its products from the counter, and so does fused attention on a CPU.
     fastpath = torch.backends.mha.get_fastpath_enabled()
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), counter:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             model(*inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

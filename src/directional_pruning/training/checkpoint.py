@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from torch import nn
@@ -38,13 +39,18 @@ def load_checkpoint(
         FileNotFoundError: where there is no such file.
         CorruptFile: for a file that cannot be read, or that belongs to another network or optimizer.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    # torch raises whatever the unpickler or the archive reader met: RuntimeError, EOFError, UnpicklingError, KeyError.
-    except Exception as error:
-        raise CorruptFile(f"{path} is not a readable checkpoint") from error
+    with open(path, "rb") as file:
+        try:
+            # torch writes a checksum of each entry but does not look at it.
+            if (altered := ZipFile(file).testzip()) is not None:
+                raise CorruptFile(f"{path} is not a readable checkpoint: {altered} was altered")
+            file.seek(0)
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except CorruptFile:
+            raise
+        # torch raises whatever its unpickler or archive reader met: RuntimeError, OSError, UnpicklingError, KeyError...
+        except Exception as error:
+            raise CorruptFile(f"{path} is not a readable checkpoint") from error
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,191 @@
+"""The command itself, as a person runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from directional_pruning import cli
+
+DIRPRUNE = str(Path(sys.executable).with_name("dirprune"))
+
+
+def run(*args, cwd):
+    return subprocess.run([DIRPRUNE, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def refused(capsys, monkeypatch, *args):
+    """Run the command in this process; return its exit code and the one line it printed."""
+    monkeypatch.setattr(sys, "argv", ["dirprune", *map(str, args)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("dirprune: ")
+    assert err.count("\n") == 1
+    return stopped.value.code, err
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def weights(folder):
+    return [torch.load(folder / name / "checkpoint.pt", weights_only=True)["model"] for name in ("sgd", "grda")]
+
+
+def test_train_trains_both_networks_shows_them_and_writes_the_run(tmp_path):
+    done = run("train", "digits", "--epochs", 3, "--seed", 5, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in ("dense twin (SGD)", "sparse (gRDA)", "test accuracy", "zeros, of all parameters", "94,186 parameters"):
+        assert text in done.stdout
+    folder = tmp_path / "runs" / "digits-seed5"
+    assert f"report: {folder.relative_to(tmp_path)}/report.html" in done.stdout
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "report.html",
+        "model.sparse.safetensors",
+        "sgd/checkpoint.pt",
+        "sgd/model.safetensors",
+        "grda/checkpoint.pt",
+        "grda/model.safetensors",
+    } <= names
+    assert any(name.startswith("figures/") for name in names)
+    assert not any(name.endswith(".tmp") for name in names)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["sgd"]["sparsity_all"] == 0 < summary["grda"]["sparsity_all"] < summary["grda"]["sparsity_prunable"]
+    assert f"{summary['grda']['sparsity_all']:.2%}" in done.stdout
+    assert len(metrics(folder)) == 6
+
+    # The same command again is another run, the same numbers; its page can be drawn anew.
+    again = run("train", "digits", "--epochs", 3, "--seed", 5, "--quiet", cwd=tmp_path)
+    assert again.stdout == "runs/digits-seed5-2\n"
+    other = tmp_path / "runs" / "digits-seed5-2"
+    assert metrics(other) == metrics(folder)
+    page = (other / "report.html").read_text()
+    (other / "report.html").unlink()
+    assert run("report", other, cwd=tmp_path).stdout.strip() == str(other / "report.html")
+    assert (other / "report.html").read_text() == page
+
+
+def test_killed_in_the_middle_and_resumed_ends_bit_identical(tmp_path):
+    flags = ("train", "digits", "--epochs", 12, "--quiet", "--out")
+    assert run(*flags, "whole", cwd=tmp_path).returncode == 0
+    victim = subprocess.Popen([DIRPRUNE, *map(str, flags), "killed"], cwd=tmp_path, start_new_session=True)
+    log = tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 100
+    # In the sparse network, past its first checkpoint (epoch 5) and beyond it.
+    while not (log.exists() and log.read_text().count('"network": "grda"') >= 7):
+        assert victim.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(victim.pid, signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "summary.json").exists()
+    assert len(torch.load(tmp_path / "killed" / "grda" / "checkpoint.pt", weights_only=True)["records"]) < 12
+    # A run under way has a page too.
+    assert run("report", "killed", cwd=tmp_path).returncode == 0
+
+    done = run("train", "--resume", "killed", "--quiet", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "killed\n")
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    for a, b in zip(weights(tmp_path / "killed"), weights(tmp_path / "whole"), strict=True):
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    names = ("model.sparse.safetensors", "sgd/model.safetensors", "grda/model.safetensors")
+    for name in names:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train"], "which recipe? (there is: digits)"),
+        (["train", "nothing"], "unknown recipe: nothing (there is: digits)"),
+        (["recipes", "nothing"], "unknown recipe: nothing"),
+        (["train", "digits", "--lr", "-1"], "invalid lr: -1.0"),
+        (["train", "digits", "--c", "nan"], "invalid c: nan"),
+        (["train", "digits", "--mu", "2"], "invalid mu: 2.0"),
+        (["train", "digits", "--epochs", "0"], "invalid epochs: 0"),
+        (["train", "digits", "--epochs", "many"], "--epochs"),
+        (["train", "digits", "--batch-size", "0"], "invalid batch_size: 0"),
+        (["train", "digits", "--seed", "-1"], "invalid seed: -1"),
+        (["train", "digits", "--device", "abacus"], "invalid device: abacus"),
+        (["train", "digits", "--momentun", "0.9"], "--momentun"),
+        (["trian"], "trian"),
+        (["train", "digits", "--resume", "x"], "--resume goes on with the run as it was configured"),
+        (["train", "--resume", "nowhere"], "nowhere/config.json: No such file or directory"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, args, message):
+    monkeypatch.chdir(tmp_path)
+    code, line = refused(capsys, monkeypatch, *args)
+    assert code == 2
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_cannot_be_used_are_named(capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, line = refused(capsys, monkeypatch, "train", "digits", "--out", tmp_path / "file" / "run")
+    assert code == 2
+    assert f"{tmp_path}/file/run: Not a directory" in line
+    code, line = refused(capsys, monkeypatch, "train", "digits", "--out", tmp_path)
+    assert code == 2
+    assert f"{tmp_path} exists; give another --out, or go on with --resume {tmp_path}" in line
+
+
+def test_a_corrupt_run_is_one_line(capsys, monkeypatch, tmp_path):
+    assert run("train", "digits", "--epochs", 1, "--out", "run", "-q", cwd=tmp_path).returncode == 0
+    folder = tmp_path / "run"
+    (folder / "sgd" / "checkpoint.pt").write_bytes(b"PK broken")
+    code, line = refused(capsys, monkeypatch, "train", "--resume", folder, "-q")
+    assert code == 2
+    assert f"{folder}/sgd/checkpoint.pt is not a readable checkpoint" in line
+    (folder / "config.json").write_text("{")
+    assert refused(capsys, monkeypatch, "train", "--resume", folder)[0] == 2
+
+
+def test_divergence_is_one_line_and_exit_code_1(tmp_path):
+    done = run("train", "digits", "--lr", 1e30, "--epochs", 2, "--out", "run", "-q", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "training diverged, the loss is nan at step " in done.stderr
+    assert "is not finite" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["train", "recipes", "report"])
+def test_help_teaches(verb, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["dirprune", verb, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code
+    text = capsys.readouterr().out
+    assert f"Usage: dirprune {verb}" in text
+    expected = {
+        "train": ["--seed", "--epochs", "--lr", "--c ", "--mu", "--batch-size", "--device", "--out", "--resume", "--quiet"],
+        "recipes": ["RECIPE"],
+        "report": ["RUN"],
+    }
+    assert all(option in text for option in expected[verb])
+
+
+def test_recipes_lists_and_shows(capsys, monkeypatch):
+    for args, text in ((["recipes"], "digits: "), (["recipes", "digits"], "c = 0.02\n")):
+        monkeypatch.setattr(sys, "argv", ["dirprune", *args])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert not stopped.value.code
+        assert text in capsys.readouterr().out

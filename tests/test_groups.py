@@ -1,0 +1,82 @@
+"""What prunable_groups prunes and what it spares."""
+
+import pytest
+import torch
+from torch import nn
+
+from directional_pruning import GRDA, prunable_groups, sparsity_report
+
+
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tokens = nn.Embedding(7, 4)
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        self.scale = nn.Parameter(torch.ones(4))
+        self.head = nn.Linear(4, 7)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, x):
+        return self.head(self.scale * self.layer(self.tokens(x)))
+
+
+def names(groups):
+    return [set(group["param_names"]) for group in groups]
+
+
+def test_every_parameter_lands_in_exactly_one_group_and_shared_ones_once():
+    model = Transformer()
+    groups = prunable_groups(model)
+    grouped = [p for group in groups for p in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == set(model.parameters())
+    by_name = dict(model.named_parameters())
+    assert all(by_name[name] is p for g in groups for name, p in zip(g["param_names"], g["params"], strict=True))
+
+
+def test_normalisation_biases_and_scales_are_spared():
+    prune, keep = names(prunable_groups(Transformer()))
+    weights = {"self_attn.in_proj_weight", "self_attn.out_proj.weight", "linear1.weight", "linear2.weight"}
+    assert prune == {"tokens.weight"} | {f"layer.{name}" for name in weights}
+    assert {"scale", "head.bias", "layer.norm1.weight", "layer.norm1.bias", "layer.self_attn.in_proj_bias"} <= keep
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.RMSNorm(4), nn.InstanceNorm2d(4, affine=True)])
+def test_every_kind_of_normalisation_is_known(norm):
+    prune, keep = names(prunable_groups(nn.Sequential(nn.Conv2d(3, 4, 1), norm)))
+    assert prune == {"0.weight"}
+    assert "1.weight" in keep
+
+
+def test_a_kind_or_a_pattern_of_names_can_be_skipped():
+    model = Transformer()
+    assert "tokens.weight" in names(prunable_groups(model, skip=("norm", "bias", "embedding")))[1]
+    assert "tokens.weight" in names(prunable_groups(model, skip=("head.*",)))[1]  # a name of the shared tensor
+    assert names(prunable_groups(model, skip="*.linear?.weight"))[1] == {"layer.linear1.weight", "layer.linear2.weight"}
+    assert len(prunable_groups(model, skip=())) == 1
+
+
+def test_what_is_pruned_is_what_the_report_calls_prunable():
+    for model in (Transformer(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU(4))):
+        assert names(prunable_groups(model))[0] == {x.name for x in sparsity_report(model).prunable.layers}
+
+
+def test_a_pattern_without_a_match_and_a_model_without_weights_are_refused():
+    with pytest.raises(ValueError, match=r"invalid skip: 'haed.\*' \(neither norm, bias, embedding nor"):
+        prunable_groups(Transformer(), skip=("bias", "haed.*"))
+    with pytest.raises(ValueError, match="nothing to prune"):
+        prunable_groups(nn.LayerNorm(3))
+
+
+def test_the_groups_train_under_grda_and_under_any_torch_optimizer():
+    for make in (lambda groups: GRDA(groups, lr=0.1, c=3.0), lambda groups: torch.optim.AdamW(groups, lr=0.1)):
+        model = Transformer()
+        optimizer = make(prunable_groups(model))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.arange(7)[None]).square().sum().backward()
+            optimizer.step()
+        report = sparsity_report(model)
+        spared = report.nonzeros - report.prunable.nonzeros, report.total - report.prunable.total
+        assert spared[0] >= spared[1] - 16  # a bias may start at zero and have no gradient
+        assert (report.prunable.sparsity > 0) == isinstance(optimizer, GRDA)

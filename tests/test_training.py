@@ -1,0 +1,299 @@
+"""fit, evaluate, checkpoints and runs: the same numbers however often training is stopped."""
+
+import io
+import json
+import math
+import os
+import zipfile
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from directional_pruning import GRDA, load_sparse
+from directional_pruning.data import Images, digits
+from directional_pruning.files import CorruptFile, replacing
+from directional_pruning.models import digits_net
+from directional_pruning.training import (
+    NonFiniteError,
+    create_run,
+    digits_recipe,
+    evaluate,
+    fit,
+    load_run,
+    paper_schedule,
+    pick_device,
+    train_run,
+)
+
+
+GENERATOR = torch.Generator().manual_seed(0)
+TOY = Images(torch.randn(40, 1, 4, 4, generator=GENERATOR), torch.arange(40) % 3)
+
+
+def toy(seed=0, dropout=0.2):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 3))
+    optimizer = GRDA(model.parameters(), lr=0.1, c=0.3, mu=0.6)
+    return model, optimizer, LambdaLR(optimizer, lambda epoch: paper_schedule(epoch, 10))
+
+
+def train_toy(parts, epochs=10, **options):
+    model, optimizer, scheduler = parts
+    return fit(
+        model,
+        optimizer,
+        lambda epoch: TOY.batches(16, shuffle_seed=epoch),
+        epochs=epochs,
+        scheduler=scheduler,
+        validation=lambda: TOY.batches(16),
+        **options,
+    )
+
+
+def without_time(records):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_the_schedule_is_the_papers():
+    rates = [0.1 * paper_schedule(epoch, 600) for epoch in range(600)]
+    assert rates[:301] == [0.1] * 301
+    assert rates[420] == pytest.approx(0.1 + (420 - 300) / 240 * (0.001 - 0.1))
+    assert rates[540:] == [pytest.approx(0.001)] * 60
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_batches_depend_on_the_seed_alone_and_hold_every_image_once():
+    batches = [labels for _, labels in TOY.batches(16, shuffle_seed=3)]
+    assert [len(labels) for labels in batches] == [16, 16, 8]
+    assert sorted(torch.cat(batches).tolist()) == sorted(TOY.labels.tolist())
+    again = [labels for _, labels in TOY.batches(16, shuffle_seed=3)]
+    other = [labels for _, labels in TOY.batches(16, shuffle_seed=4)]
+    assert torch.equal(torch.cat(batches), torch.cat(again))
+    assert not torch.equal(torch.cat(batches), torch.cat(other))
+
+
+def test_the_digits_are_split_by_class_without_overlap_and_always_the_same():
+    splits = digits()
+    assert [len(part) for part in splits] == [1212, 135, 450]
+    assert [torch.bincount(part.labels).min().item() for part in splits] == [118, 13, 43]
+    images = torch.cat([part.images for part in splits]).flatten(1)
+    assert len(images.unique(dim=0)) == len(images) == 1797
+    assert (images.min(), images.max()) == (0, 1)
+    assert torch.equal(digits().test.images, splits.test.images)
+    assert digits_net()(splits.test.images[:2]).shape == (2, 10)
+
+
+def test_evaluate_averages_over_samples_not_batches_and_restores_the_mode():
+    model, *_ = toy(dropout=0.9)
+    model.train()
+    uneven = evaluate(model, TOY.batches(16))
+    assert model.training
+    whole = evaluate(model, TOY.batches(40))
+    assert uneven["accuracy"] == whole["accuracy"]
+    assert uneven["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+    logits = model.eval()(TOY.images)
+    assert whole["loss"] == pytest.approx(nn.functional.cross_entropy(logits, TOY.labels).item(), rel=1e-6)
+
+
+def test_fit_learns_prunes_and_records_every_epoch():
+    parts = toy()
+    seen = []
+    records = train_toy(parts, on_epoch=seen.append)
+    assert records == seen
+    assert [record["epoch"] for record in records] == list(range(1, 11))
+    assert [record["step"] for record in records] == list(range(3, 31, 3))
+    assert records[-1]["train_loss"] < records[0]["train_loss"]
+    assert records[0]["sparsity_all"] < records[-1]["sparsity_all"] < 1
+    thresholds = [record["threshold"] for record in records]
+    assert thresholds == sorted(thresholds)
+    assert thresholds[-1] == parts[1].state[next(parts[0].parameters())]["threshold"].item()
+    assert records[-1]["validation_accuracy"] == evaluate(parts[0], TOY.batches(16))["accuracy"]
+    assert [record["lr"] for record in records] == pytest.approx([0.1 * paper_schedule(e, 10) for e in range(10)])
+
+
+@pytest.mark.parametrize("stop", [1, 4, 9])
+def test_stopping_and_resuming_is_bit_identical_with_dropout(tmp_path, stop):
+    whole = toy()
+    expected = train_toy(whole)
+    first = toy()
+
+    class Killed(Exception):
+        pass
+
+    def kill(record):
+        if record["epoch"] == stop + 1:
+            raise Killed
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    with pytest.raises(Killed):
+        train_toy(first, checkpoint=checkpoint, checkpoint_every=stop, on_epoch=kill)
+    second, replayed = toy(seed=9), []
+    records = train_toy(second, checkpoint=checkpoint, on_epoch=replayed.append)
+    assert without_time(records) == without_time(replayed) == without_time(expected)
+    assert same(whole[0].state_dict(), second[0].state_dict())
+    assert records[-1]["seconds"] >= records[0]["seconds"] > 0
+
+
+def toy_weight_bytes(content):
+    """Where the bytes of some stored weight begin."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entry = max(archive.infolist(), key=lambda item: item.file_size if "/data/" in item.filename else 0)
+        return content.index(archive.read(entry))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "a bit", "empty", "of another network", "another file"])
+def test_a_corrupt_checkpoint_is_named_in_one_line(tmp_path, damage):
+    path = tmp_path / "checkpoint.pt"
+    train_toy(toy(), epochs=1, checkpoint=path)
+    content = path.read_bytes()
+    if damage == "of another network":
+        other = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        optimizer = GRDA(other.parameters())
+        fit(other, optimizer, lambda _: TOY.batches(16), epochs=1, checkpoint=tmp_path / "other.pt")
+        content = (tmp_path / "other.pt").read_bytes()
+    weight = toy_weight_bytes(content)
+    broken = {
+        "truncated": content[:-100],
+        "altered": b"\0" * 200 + content[200:],
+        "a bit": content[:weight] + bytes([content[weight] ^ 1]) + content[weight + 1 :],
+        "empty": b"",
+        "another file": b"hello",
+    }
+    path.write_bytes(broken.get(damage, content))
+    with pytest.raises(CorruptFile, match=r"^.*checkpoint\.pt is not .*checkpoint.*$") as caught:
+        train_toy(toy(), checkpoint=path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_never_runs_code(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"model": Bomb()}, path)
+    with pytest.raises(CorruptFile):
+        train_toy(toy(), checkpoint=path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail():
+        with replacing(path) as beside:
+            beside.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        ("input", r"the loss is nan at step 5 \(epoch 2\): the input is not finite"),
+        ("weight", r"the loss is nan at step 5 \(epoch 2\): 1\.weight is not finite"),
+        ("layer", r"the loss is nan at step 5 \(epoch 2\): the output of layer 2 is not finite"),
+        ("loss", r"the loss is inf at step 5 \(epoch 2\): the loss itself overflowed"),
+    ],
+)
+def test_divergence_stops_with_the_step_and_the_layer_and_keeps_the_checkpoint(tmp_path, break_it, message):
+    model, optimizer, _ = toy()
+    steps = 0
+
+    def batches(epoch):
+        nonlocal steps
+        for inputs, labels in TOY.batches(16, shuffle_seed=epoch):
+            steps += 1
+            if steps == 5:
+                if break_it == "input":
+                    inputs = inputs * math.nan
+                elif break_it == "weight":
+                    with torch.no_grad():
+                        model[1].weight[0, 0] = math.nan
+                elif break_it == "layer":
+                    model[2].register_forward_hook(lambda module, args, output: output * math.nan)
+            yield inputs, labels
+
+    def loss_fn(logits, labels):
+        loss = nn.functional.cross_entropy(logits, labels)
+        return loss * math.inf if break_it == "loss" and steps >= 5 else loss
+
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(NonFiniteError, match=message):
+        fit(model, optimizer, batches, epochs=4, loss_fn=loss_fn, checkpoint=path, checkpoint_every=1)
+    assert len(torch.load(path, weights_only=True)["records"]) == 1
+
+
+def test_a_weight_that_is_not_finite_is_never_saved(tmp_path):
+    model, optimizer, _ = toy()
+
+    def batches(epoch):
+        yield from TOY.batches(40)
+        with torch.no_grad():
+            model[4].bias[0] = math.inf
+
+    with pytest.raises(NonFiniteError, match=r"4\.bias is not finite after step 1 \(epoch 1\)"):
+        fit(model, optimizer, batches, epochs=2, checkpoint=tmp_path / "checkpoint.pt", checkpoint_every=1)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("name", ["cpu:x", "nothing", "cuda:99"])
+def test_an_unusable_device_is_named(name):
+    with pytest.raises(ValueError, match=f"invalid device: {name}"):
+        pick_device(name)
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+def test_a_run_holds_what_it_says_and_both_networks_share_start_and_batches(tmp_path):
+    folder = tmp_path / "runs" / "first"
+    recipe = replace(digits_recipe(), epochs=2, seed=3, c=0.0)
+    create_run(folder, recipe, torch.device("cpu"))
+    assert load_run(folder) == (recipe, torch.device("cpu"))
+    summary = train_run(folder)
+    assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    # Without pruning the twins are one network, so start and batches were the same.
+    assert summary["sgd"]["test_accuracy"] == summary["grda"]["test_accuracy"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    twins = [[{**x, "network": "", "seconds": 0} for x in lines if x["network"] == name] for name in ("sgd", "grda")]
+    assert twins[0] == twins[1]
+    assert len(twins[0]) == 2
+
+    net = digits_net()
+    net.load_state_dict(load_sparse(folder / "model.sparse.safetensors"))
+    assert evaluate(net, digits().test.batches(64))["accuracy"] == summary["grda"]["test_accuracy"]
+    assert summary["grda"]["sparse_bytes"] == (folder / "model.sparse.safetensors").stat().st_size
+    assert summary["sgd"]["bytes"] == (folder / "sgd" / "model.safetensors").stat().st_size
+    assert sum(layer["total"] for layer in summary["layers"]) == summary["parameters"] == 94_186
+    weights = sum(layer["total"] for layer in summary["layers"] if layer["prunable"])
+    for name in ("sgd", "grda"):
+        assert sum(summary["histogram"][name]) + summary["histogram"][f"{name}_zeros"] == weights
+    with pytest.raises(FileExistsError):
+        create_run(folder, recipe, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"recipe": "nothing"}', '{"recipe": "digits", "epochs": 1}'])
+def test_a_broken_configuration_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CorruptFile, match=r"config\.json is not a readable configuration"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [({"epochs": 0}, "invalid epochs: 0"), ({"batch_size": 0}, "batch_size"), ({"seed": -1}, "seed"), ({"mu": 2}, "mu: 2")],
+)
+def test_a_recipe_out_of_range_is_refused(override, message):
+    with pytest.raises(ValueError, match=message):
+        replace(digits_recipe(), **override)
