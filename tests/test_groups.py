@@ -41,7 +41,9 @@ def test_normalisation_biases_and_scales_are_spared():
     assert {"scale", "head.bias", "layer.norm1.weight", "layer.norm1.bias", "layer.self_attn.in_proj_bias"} <= keep
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.RMSNorm(4), nn.InstanceNorm2d(4, affine=True)])
+@pytest.mark.parametrize(
+    "norm", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.RMSNorm(4), nn.InstanceNorm2d(4, affine=True)]
+)
 def test_every_kind_of_normalisation_is_known(norm):
     prune, keep = names(prunable_groups(nn.Sequential(nn.Conv2d(3, 4, 1), norm)))
     assert prune == {"0.weight"}

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from directional_pruning.files import CorruptFile
+from directional_pruning.files import CorruptFileError
 from directional_pruning.report import (
     accuracy_figure,
     histogram_figure,
@@ -329,7 +329,7 @@ def test_any_other_broken_line_is_named_with_its_file_and_number(tmp_path, line,
     path = make_run(tmp_path) / "metrics.jsonl"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
-    with pytest.raises(CorruptFile, match=re.escape(f"{path}, line 2: ") + ".*" + re.escape(reason)) as caught:
+    with pytest.raises(CorruptFileError, match=re.escape(f"{path}, line 2: ") + ".*" + re.escape(reason)) as caught:
         write_report(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "report.html").exists()
@@ -355,7 +355,7 @@ def test_any_other_broken_line_is_named_with_its_file_and_number(tmp_path, line,
 def test_a_broken_file_is_named_in_one_line(tmp_path, name, content):
     path = make_run(tmp_path) / name
     path.write_text(content)
-    with pytest.raises(CorruptFile, match=re.escape(str(path))) as caught:
+    with pytest.raises(CorruptFileError, match=re.escape(str(path))) as caught:
         write_report(tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from directional_pruning.files import CorruptFile
+from directional_pruning.files import CorruptFileError
 from directional_pruning.sparsity.checkpoint import load_sparse, save_sparse
 
 BLOCK = 2**20
@@ -335,7 +335,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
 
 def refused(path: Path, reason: str = ".") -> None:
-    with pytest.raises(CorruptFile, match=reason) as caught:
+    with pytest.raises(CorruptFileError, match=reason) as caught:
         load_sparse(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
@@ -377,7 +377,7 @@ def test_flipped_bytes_are_refused_or_change_nothing(tmp_path):
         for _ in range(draw.choice([1, 1, 2, 8])):
             flipped[draw.randrange(len(data))] ^= draw.randrange(1, 256)
         (tmp_path / "flipped").write_bytes(flipped)
-        with contextlib.suppress(CorruptFile):
+        with contextlib.suppress(CorruptFileError):
             assert same_state(load_sparse(tmp_path / "flipped"), state)
             accepted += 1
     assert accepted < 40
@@ -396,7 +396,7 @@ def test_flipped_frames_under_matching_checksums_are_refused_or_load_in_the_shap
             loaded = load_sparse(rewrite(tmp_path / "net", tmp_path / "lie", flip))
             assert [tensor.shape for tensor in loaded.values()] == [tensor.shape for tensor in state.values()]
             outcomes["loaded"] += 1
-        except CorruptFile:
+        except CorruptFileError:
             outcomes["refused"] += 1
     assert min(outcomes.values()) > 10
 

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from directional_pruning import GRDA, load_sparse
 from directional_pruning.data import Images, digits
-from directional_pruning.files import CorruptFile, replacing
+from directional_pruning.files import CorruptFileError, replacing
 from directional_pruning.models import digits_net
 from directional_pruning.training import (
     NonFiniteError,
@@ -27,7 +27,6 @@ from directional_pruning.training import (
     pick_device,
     train_run,
 )
-
 
 GENERATOR = torch.Generator().manual_seed(0)
 TOY = Images(torch.randn(40, 1, 4, 4, generator=GENERATOR), torch.arange(40) % 3)
@@ -124,15 +123,15 @@ def test_stopping_and_resuming_is_bit_identical_with_dropout(tmp_path, stop):
     expected = train_toy(whole)
     first = toy()
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(record):
         if record["epoch"] == stop + 1:
-            raise Killed
+            raise KilledError
 
     checkpoint = tmp_path / "checkpoint.pt"
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train_toy(first, checkpoint=checkpoint, checkpoint_every=stop, on_epoch=kill)
     second, replayed = toy(seed=9), []
     records = train_toy(second, checkpoint=checkpoint, on_epoch=replayed.append)
@@ -167,7 +166,7 @@ def test_a_corrupt_checkpoint_is_named_in_one_line(tmp_path, damage):
         "another file": b"hello",
     }
     path.write_bytes(broken.get(damage, content))
-    with pytest.raises(CorruptFile, match=r"^.*checkpoint\.pt is not .*checkpoint.*$") as caught:
+    with pytest.raises(CorruptFileError, match=r"^.*checkpoint\.pt is not .*checkpoint.*$") as caught:
         train_toy(toy(), checkpoint=path)
     assert "\n" not in str(caught.value)
 
@@ -179,7 +178,7 @@ def test_a_checkpoint_never_runs_code(tmp_path):
 
     path = tmp_path / "checkpoint.pt"
     torch.save({"model": Bomb()}, path)
-    with pytest.raises(CorruptFile):
+    with pytest.raises(CorruptFileError):
         train_toy(toy(), checkpoint=path)
     assert not (tmp_path / "ran").exists()
 
@@ -286,13 +285,18 @@ def test_a_run_holds_what_it_says_and_both_networks_share_start_and_batches(tmp_
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"recipe": "nothing"}', '{"recipe": "digits", "epochs": 1}'])
 def test_a_broken_configuration_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(CorruptFile, match=r"config\.json is not a readable configuration"):
+    with pytest.raises(CorruptFileError, match=r"config\.json is not a readable configuration"):
         load_run(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [({"epochs": 0}, "invalid epochs: 0"), ({"batch_size": 0}, "batch_size"), ({"seed": -1}, "seed"), ({"mu": 2}, "mu: 2")],
+    [
+        ({"epochs": 0}, "invalid epochs: 0"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"seed": -1}, "seed"),
+        ({"mu": 2}, "mu: 2"),
+    ],
 )
 def test_a_recipe_out_of_range_is_refused(override, message):
     with pytest.raises(ValueError, match=message):

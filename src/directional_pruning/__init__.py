@@ -23,16 +23,22 @@ __all__ = [
 ]
 
 
+_HOME = {
+    "GRDA": "optim",
+    "grda": "optim",
+    "prunable_groups": "optim",
+    "SparsityReport": "sparsity",
+    "sparsity_report": "sparsity",
+    "load_sparse": "sparsity",
+    "save_sparse": "sparsity",
+}
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use, so that ``dirprune --help`` does not wait for torch."""
-    if name in __all__:
+    if name in _HOME:
         return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-_HOME = {name: "optim" for name in ("GRDA", "grda", "prunable_groups")} | {
-    name: "sparsity" for name in ("SparsityReport", "sparsity_report", "load_sparse", "save_sparse")
-}
 
 
 def __dir__() -> list[str]:

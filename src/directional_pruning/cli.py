@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-from .files import CorruptFile
+from .files import CorruptFileError
 
 try:
     import typer
@@ -39,7 +39,7 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except TyperException as error:
         _stop(error.format_message(), error.exit_code)
-    except CorruptFile as error:
+    except CorruptFileError as error:
         _stop(str(error), 2)
     except ModuleNotFoundError as error:
         _stop(f"{error}: pip install 'directional-pruning[all]'", 2)
@@ -86,8 +86,6 @@ def train(
 
     given = {"seed": seed, "epochs": epochs, "lr": lr, "c": c, "mu": mu, "batch_size": batch_size}
     overrides = {name: value for name, value in given.items() if value is not None}
-    # Denormal numbers, which a decaying network is full of, slow a CPU down several times.
-    torch.set_flush_denormal(True)
     if resume is not None:
         if recipe or overrides or out or device != "auto":
             _stop("--resume goes on with the run as it was configured: give nothing else but --quiet", 2)
@@ -102,6 +100,8 @@ def train(
             create_run(folder, chosen, place)
         except FileExistsError:
             _stop(f"{folder} exists; give another --out, or go on with --resume {folder}", 2)
+    # Denormal numbers, which a decaying network is full of, slow a CPU down several times.
+    torch.set_flush_denormal(True)
     screen = Console(quiet=quiet)
     try:
         with _progress(screen, chosen) as on_epoch:

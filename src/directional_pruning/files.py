@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-class CorruptFile(ValueError):
+class CorruptFileError(ValueError):
     """A file that is truncated, altered, or not what it should be; the message is one line and names the file."""
 
 
@@ -28,6 +28,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         # Without the flush to disk a power cut can leave the new name on an empty file.
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

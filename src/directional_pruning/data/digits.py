@@ -1,5 +1,7 @@
 """scikit-learn's handwritten digits; they come with the package, so nothing is downloaded."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -24,7 +26,7 @@ def digits(device: str | torch.device = "cpu") -> Splits:
         from sklearn.model_selection import train_test_split
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("the digits need scikit-learn: pip install 'directional-pruning[digits]'") from error
-    bunch = load_digits()
+    bunch: Any = load_digits()
     images = torch.tensor(bunch.images / 16, dtype=torch.float32, device=device).unsqueeze(1)
     labels = torch.tensor(bunch.target, dtype=torch.int64, device=device)
 

@@ -1,5 +1,7 @@
 """A small convolutional network for 8 x 8 images of handwritten digits."""
 
+from collections import OrderedDict
+
 from torch import nn
 
 __all__ = ["digits_net"]
@@ -14,17 +16,12 @@ def digits_net(num_classes: int = 10) -> nn.Sequential:
     >>> sum(p.numel() for p in digits_net().parameters())
     94186
     """
-
-    def block(channels_in: int, channels_out: int) -> list[nn.Module]:
-        return [nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out), nn.ReLU()]
-
-    return nn.Sequential(
-        *block(1, 32),
-        nn.MaxPool2d(2),
-        *block(32, 64),
-        nn.MaxPool2d(2),
-        *block(64, 128),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(128, num_classes),
-    )
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, (channels_in, channels_out) in enumerate(((1, 32), (32, 64), (64, 128)), start=1):
+        layers[f"conv{i}"] = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        layers[f"norm{i}"] = nn.BatchNorm2d(channels_out)
+        layers[f"relu{i}"] = nn.ReLU()
+        layers[f"pool{i}"] = nn.MaxPool2d(2) if i < 3 else nn.AdaptiveAvgPool2d(1)
+    layers["flatten"] = nn.Flatten()
+    layers["classifier"] = nn.Linear(128, num_classes)
+    return nn.Sequential(layers)

@@ -47,11 +47,7 @@ def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias"))
             full_name = f"{prefix}.{name}" if prefix else name
             names.setdefault(p, full_name)
             for item in skip:
-                if item in _KINDS:
-                    matches = _KINDS[item](module, name, p)
-                else:
-                    matches = fnmatchcase(full_name, item)
-                if matches:
+                if _KINDS[item](module, name, p) if item in _KINDS else fnmatchcase(full_name, item):
                     skipped.add(p)
                     unmatched.discard(item)
     if unmatched:

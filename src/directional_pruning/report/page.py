@@ -55,7 +55,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
 
     Returns the path of the page, which holds its figures and its style, has no script and asks nothing of the network.
     The same run gives the same bytes. Raises ``FileNotFoundError`` if the folder is missing or no run, and
-    ``CorruptFile`` if a file of the run cannot be read.
+    ``CorruptFileError`` if a file of the run cannot be read.
 
     >>> import json, tempfile
     >>> run = Path(tempfile.mkdtemp())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import CorruptFile
+from ..files import CorruptFileError
 
 Record = dict[str, Any]
 
@@ -36,8 +36,8 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     """Read ``config.json``, ``metrics.jsonl`` and ``summary.json``; a run under way may lack the last two.
 
     An epoch that a resumed run wrote twice counts once, as written last. A last line cut short is left out. Raises
-    ``FileNotFoundError`` if there is no such folder or no ``config.json`` in it, and ``CorruptFile``, naming file and
-    line, for what a run does not write.
+    ``FileNotFoundError`` if there is no such folder or no ``config.json`` in it, and ``CorruptFileError``, naming file
+    and line, for what a run does not write.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -59,15 +59,15 @@ def _read_metrics(path: Path) -> list[Record]:
         where = f"{path}, line {number}"
         try:
             record = _parse(line, where)
-        except CorruptFile:
+        except CorruptFileError:
             if cut_short:
                 continue
             raise
         network, epoch = record.get("network"), record.get("epoch")
         if network not in NETWORKS:
-            raise CorruptFile(f"{where}: invalid network: {network!r} (must be 'sgd' or 'grda')")
+            raise CorruptFileError(f"{where}: invalid network: {network!r} (must be 'sgd' or 'grda')")
         if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
-            raise CorruptFile(f"{where}: invalid epoch: {epoch!r}")
+            raise CorruptFileError(f"{where}: invalid epoch: {epoch!r}")
         _check_numbers(record, _CURVES, where)
         records[NETWORKS.index(network), epoch] = record
     return [records[key] for key in sorted(records)]
@@ -82,7 +82,7 @@ def _read_summary(path: Path) -> Record:
         _check_numbers(_section(summary, network, where), _RESULTS, f"{where}, {network}")
     layers = [] if summary.get("layers") is None else summary["layers"]
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
-        raise CorruptFile(f"{where}: layers is not a list of objects")
+        raise CorruptFileError(f"{where}: layers is not a list of objects")
     for layer in layers:
         _check_numbers(layer, ("total", "nonzeros"), f"{where}, layers")
     histogram = _section(summary, "histogram", where)
@@ -92,10 +92,10 @@ def _read_summary(path: Path) -> Record:
         if values is None:
             continue
         if not isinstance(values, list):
-            raise CorruptFile(f"{where}, histogram: {key} is not a list")
+            raise CorruptFileError(f"{where}, histogram: {key} is not a list")
         values[:] = [_number(value, f"{where}, histogram: {key}") for value in values]
         if key != "edges" and len(values) + 1 != len(histogram.get("edges") or []):
-            raise CorruptFile(f"{where}, histogram: {len(values)} counts of {key} do not fit the edges")
+            raise CorruptFileError(f"{where}, histogram: {len(values)} counts of {key} do not fit the edges")
     return summary
 
 
@@ -108,9 +108,9 @@ def _parse(data: bytes, where: str) -> Record:
         value = _printable(json.loads(data.decode()))
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise CorruptFile(f"{where}: not JSON ({reason})") from None
+        raise CorruptFileError(f"{where}: not JSON ({reason})") from None
     if not isinstance(value, dict):
-        raise CorruptFile(f"{where}: not a JSON object")
+        raise CorruptFileError(f"{where}: not a JSON object")
     return value
 
 
@@ -131,7 +131,7 @@ def _section(record: Record, key: str, where: str) -> Record:
     if section is None:
         return {}
     if not isinstance(section, dict):
-        raise CorruptFile(f"{where}: {key} is not an object")
+        raise CorruptFileError(f"{where}: {key} is not an object")
     return section
 
 
@@ -145,7 +145,7 @@ def _number(value: Any, where: str) -> float:
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise CorruptFile(f"{where}: not a number: {value!r}")
+        raise CorruptFileError(f"{where}: not a number: {value!r}")
     try:
         return float(value) if math.isfinite(value) else math.nan
     except OverflowError:

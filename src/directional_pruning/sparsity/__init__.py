@@ -1,7 +1,11 @@
 """What a sparse network is, and what it is worth."""
 
-from .checkpoint import load_sparse, save_sparse
+from typing import TYPE_CHECKING, Any
+
 from .stats import LayerSparsity, SparsityReport, sparsity_report
+
+if TYPE_CHECKING:
+    from .checkpoint import load_sparse, save_sparse
 
 __all__ = [
     # look
@@ -12,3 +16,14 @@ __all__ = [
     "load_sparse",
     "save_sparse",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the file format at its first use: counting zeros needs torch alone, the file more."""
+    if name not in ("load_sparse", "save_sparse"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from . import checkpoint
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{name} needs {error.name}: pip install 'directional-pruning[files]'") from error
+    return getattr(checkpoint, name)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from zstandard import ZstdError
 
-from ..files import CorruptFile, replacing
+from ..files import CorruptFileError, replacing
 from ._blocks import pack, unpack
 
 _FORMAT, _VERSION = "directional-pruning-sparse", "1"
@@ -41,7 +41,7 @@ def save_sparse(
     A tensor with at least a quarter zeros is stored as the gaps between its nonzeros and their values, if that is
     smaller; every other one as it is. Zero means all bits zero, so -0.0 and NaN survive. Entries that are one tensor
     (tied weights) are written once and load as one tensor. The old file stays until the new one is whole; while
-    saving, memory holds the compressed bytes beside the network, and some 100 MB at most to work in.
+    saving, memory holds the compressed bytes, under 100 MB of working space, and one tensor's contiguous CPU copy.
 
     ``values="bfloat16"`` or ``"float16"`` rounds to nearest the float32 and float64 tensors stored by gaps, which
     keep their dtype when loaded; a nonzero may round to zero. Exact in any case: dense tensors, and vectors of up to
@@ -82,10 +82,10 @@ def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read what ``save_sparse`` wrote: an ordinary state dict of contiguous CPU tensors, bit for bit.
 
     Nothing is unpickled, every checksum is verified, and each size is checked against the bytes that back it before
-    memory is asked for: the dense tensors, and some 100 MB at most to work in.
+    memory is asked for: the dense tensors, and under 100 MB of working space.
 
-    Raises CorruptFile, in one line that names the file, if it is truncated, altered, newer than this version reads,
-    or another kind of file; FileNotFoundError if it is missing.
+    Raises CorruptFileError, in one line that names the file, if it is truncated, altered, newer than this version
+    reads, or another kind of file; FileNotFoundError if it is missing.
 
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "net.safetensors")
@@ -98,7 +98,7 @@ def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         with safe_open(os.fspath(path), framework="pt") as file:
             return _read(file)
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise CorruptFile(f"{os.fspath(path)}: {' '.join(str(error).split())}") from error
+        raise CorruptFileError(f"{os.fspath(path)}: {' '.join(str(error).split())}") from error
 
 
 def _check_storable(name: str, tensor: Tensor) -> None:
@@ -106,16 +106,16 @@ def _check_storable(name: str, tensor: Tensor) -> None:
         raise ValueError(f"invalid tensor name: {name!r}")
     if not isinstance(tensor, Tensor):
         raise TypeError(f"cannot store {name!r}: {type(tensor).__name__} is not a tensor")
-    storable = tensor.dtype in _NAMES and tensor.layout is torch.strided and not tensor.is_meta
-    if not storable or tensor.ndim > _MOST_DIMENSIONS:
+    plain = tensor.layout is torch.strided and not tensor.is_meta
+    if not plain or tensor.dtype not in _NAMES or tensor.ndim > _MOST_DIMENSIONS:
         kind = f"{tensor.dtype}, {tensor.layout}, {tensor.ndim} dimensions, on {tensor.device}"
         raise ValueError(f"cannot store tensor {name!r}: {kind}")
 
 
 def _identity(tensor: Tensor) -> object:
     """Equal for two tensors that are one in memory."""
-    view = (tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg())
-    return tensor.device, tensor.data_ptr(), view
+    bits = (tensor.dtype, tensor.is_conj(), tensor.is_neg())
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), bits
 
 
 def _flat(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
@@ -185,16 +185,13 @@ def _read(file: Any) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, entry in table.items():
         try:
-            state[name] = _tied(state, entry["same_as"]) if "same_as" in entry else _decode(file, name, entry)
+            owner = entry.get("same_as")
+            if owner is not None and owner not in state:
+                raise ValueError(f"is the same as {owner!r}, which does not come before it")
+            state[name] = _decode(file, name, entry) if owner is None else state[owner]
         except (ValueError, ZstdError) as error:
             raise ValueError(f"tensor {name!r}: {error}") from error
     return state
-
-
-def _tied(state: dict[str, Tensor], owner: str) -> Tensor:
-    if owner not in state:
-        raise ValueError(f"is the same as {owner!r}, which does not come before it")
-    return state[owner]
 
 
 def _table(about: dict[str, str]) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..files import CorruptFile, replacing
+from ..files import CorruptFileError, replacing
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -37,20 +37,20 @@ def load_checkpoint(
 
     Raises:
         FileNotFoundError: where there is no such file.
-        CorruptFile: for a file that cannot be read, or that belongs to another network or optimizer.
+        CorruptFileError: for a file that cannot be read, or that belongs to another network or optimizer.
     """
     with open(path, "rb") as file:
         try:
             # torch writes a checksum of each entry but does not look at it.
             if (altered := ZipFile(file).testzip()) is not None:
-                raise CorruptFile(f"{path} is not a readable checkpoint: {altered} was altered")
+                raise CorruptFileError(f"{path} is not a readable checkpoint: {altered} was altered")
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except CorruptFile:
+        except CorruptFileError:
             raise
         # torch raises whatever its unpickler or archive reader met: RuntimeError, OSError, UnpicklingError, KeyError...
         except Exception as error:
-            raise CorruptFile(f"{path} is not a readable checkpoint") from error
+            raise CorruptFileError(f"{path} is not a readable checkpoint") from error
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -61,4 +61,4 @@ def load_checkpoint(
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         return state["records"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CorruptFile(f"{path} is not a checkpoint of this network and optimizer") from error
+        raise CorruptFileError(f"{path} is not a checkpoint of this network and optimizer") from error

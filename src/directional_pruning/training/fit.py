@@ -58,13 +58,14 @@ def fit(
     Raises:
         NonFiniteError: at the first step whose loss is not finite, or at the end of an epoch whose weights are not.
             The checkpoint then is the last good one.
-        CorruptFile: for a checkpoint that cannot be read or is of another network or optimizer.
+        CorruptFileError: for a checkpoint that cannot be read or is of another network or optimizer.
     """
     records: list[dict[str, Any]] = []
     if checkpoint is not None and checkpoint.exists():
         records = load_checkpoint(checkpoint, model, optimizer, scheduler)
-        for record in records if on_epoch else ():
-            on_epoch(record)
+        if on_epoch is not None:
+            for record in records:
+                on_epoch(record)
     step = records[-1]["step"] if records else 0
     began = time.perf_counter() - (records[-1]["seconds"] if records else 0.0)
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_model
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..files import CorruptFile, replacing
+from ..files import CorruptFileError, replacing
 from ..sparsity import save_sparse, sparsity_report
 from .fit import Batches, evaluate, fit, paper_schedule
 from .recipes import RECIPES, Recipe
@@ -53,7 +53,7 @@ def load_run(folder: Path) -> tuple[Recipe, torch.device]:
 
     Raises:
         FileNotFoundError: where the folder holds no ``config.json``.
-        CorruptFile: for a configuration that cannot be read or names an unknown recipe.
+        CorruptFileError: for a configuration that cannot be read or names an unknown recipe.
     """
     path = folder / "config.json"
     try:
@@ -62,7 +62,7 @@ def load_run(folder: Path) -> tuple[Recipe, torch.device]:
         overrides = {name: config[name] for name in recipe.hyperparameters()}
         return replace(recipe, **overrides), torch.device(config["versions"]["device"])
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise CorruptFile(f"{path} is not a readable configuration of a run: {error}") from error
+        raise CorruptFileError(f"{path} is not a readable configuration of a run: {error}") from error
 
 
 def train_run(
@@ -79,7 +79,7 @@ def train_run(
         checkpoint_every: epochs between checkpoints, the most that a kill can cost.
 
     Raises:
-        NonFiniteError, CorruptFile: as :func:`~directional_pruning.training.fit`.
+        NonFiniteError, CorruptFileError: as :func:`~directional_pruning.training.fit`.
     """
     recipe, device = load_run(folder)
     train, validation, test = recipe.data(device)
