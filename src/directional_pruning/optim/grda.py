@@ -12,7 +12,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from . import native
+
 __all__ = ["GRDA", "grda"]
+
+# Elements that wait for one call of the kernel.
+_MOST_WAITING = 2**22
 
 
 class GRDA(Optimizer):
@@ -37,6 +42,8 @@ class GRDA(Optimizer):
         c: strength of pruning, >= 0; multiplies the threshold. 0 is SGD.
         mu: growth of the threshold over time, in (0, 1]; the theory asks for (1/2, 1).
         momentum, nesterov, weight_decay, maximize: as in ``torch.optim.SGD``.
+        fused: one pass over memory by a compiled kernel, for float32 on the CPU. None uses it where it can; False uses
+            torch's operations alone; True refuses parameters it cannot update.
 
     Memory: one buffer the size of the parameters (the dual), float32 for half-precision parameters; one more with
     momentum.
@@ -66,6 +73,7 @@ class GRDA(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         maximize: bool = False,
+        fused: bool | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -75,6 +83,7 @@ class GRDA(Optimizer):
             "nesterov": nesterov,
             "weight_decay": weight_decay,
             "maximize": maximize,
+            "fused": fused,
         }
         _check_hyperparameters(defaults)
         super().__init__(params, defaults)
@@ -86,9 +95,18 @@ class GRDA(Optimizer):
         super().add_param_group(param_group)
         added = self.param_groups[-1]
         for i, p in enumerate(added["params"]):
+            problem = None
             if not p.is_floating_point():
+                problem = f"GRDA needs real floating-point parameters, but {_label(added, i)} is {p.dtype}"
+            elif added["fused"] and not native.fits(p, p, p):
+                problem = (
+                    f"fused=True needs float32 parameters on the CPU, but {_label(added, i)} is {p.dtype} on {p.device}"
+                )
+                if not native.available():
+                    problem = "fused=True needs the kernel that was not compiled at installation"
+            if problem is not None:
                 self.param_groups.pop()
-                raise ValueError(f"GRDA needs real floating-point parameters, but {_label(added, i)} is {p.dtype}")
+                raise ValueError(problem)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of :meth:`state_dict`; the dual and the threshold keep the precision they were saved in."""
@@ -132,7 +150,10 @@ class GRDA(Optimizer):
                 momentum_buffers,
                 thresholds,
                 steps,
-                **{key: group[key] for key in ("lr", "c", "mu", "momentum", "nesterov", "weight_decay", "maximize")},
+                **{
+                    key: group[key]
+                    for key in ("lr", "c", "mu", "momentum", "nesterov", "weight_decay", "maximize", "fused")
+                },
             )
             if group["momentum"] != 0:
                 for p, buffer in zip(params, momentum_buffers, strict=True):
@@ -179,6 +200,7 @@ def grda(
     nesterov: bool = False,
     weight_decay: float = 0.0,
     maximize: bool = False,
+    fused: bool | None = None,
 ) -> None:
     r"""One gRDA update in place, as a function of its state. See :class:`GRDA` for the equations.
 
@@ -188,6 +210,7 @@ def grda(
         momentum_buffers: of the shape of w, or None before the first update, when the list receives the new buffer.
         thresholds: g, float64 scalars; None where the dual is None.
         steps: n, float32 scalars, the number of updates so far.
+        fused: None or True for the compiled kernel where it can be used, False for torch's operations alone.
 
     Example:
         >>> w, v = torch.tensor([0.3, -0.02]), torch.tensor([0.3, -0.02])
@@ -197,65 +220,54 @@ def grda(
         (True, 1.0, 0.1)
     """
     with torch.no_grad():
-        _single_tensor_grda(
-            params,
-            grads,
-            duals,
-            momentum_buffers,
-            thresholds,
-            steps,
-            lr=float(lr),
-            c=c,
-            mu=mu,
-            momentum=momentum,
-            nesterov=nesterov,
-            weight_decay=weight_decay,
-            maximize=maximize,
-        )
+        lr = float(lr)
+        if lr != 0 and params:
+            _advance(thresholds, steps, lr, c, mu)
+        waiting: list[native.Update] = []
+        elements = 0
+        for i, w in enumerate(params):
+            v, threshold = duals[i], thresholds[i]
+            grad = grads[i] if not maximize else -grads[i]
+            if v is not None and grad.dtype != v.dtype and (weight_decay != 0 or momentum != 0):
+                grad = grad.to(v.dtype)
+            if weight_decay != 0:
+                grad = grad.add(w, alpha=weight_decay)
+            if momentum != 0:
+                buffer = momentum_buffers[i]
+                if buffer is None:
+                    buffer = momentum_buffers[i] = grad.detach().clone()
+                else:
+                    buffer.mul_(momentum).add_(grad)
+                grad = grad.add(buffer, alpha=momentum) if nesterov else buffer
+            if lr == 0:
+                continue
+            if v is None or threshold is None:
+                w.add_(grad, alpha=-lr)
+                continue
+            g = threshold.item()
+            if fused is not False and native.fits(w, v, grad):
+                waiting.append((w, v, grad, g))
+                elements += w.numel()
+                # Not all at once: with weight decay each waiting gradient is a temporary.
+                if elements >= _MOST_WAITING:
+                    native.update(waiting, lr)
+                    waiting, elements = [], 0
+                continue
+            # v_n = v_{n-1} - lr grad f(w_{n-1})
+            v.add_(grad, alpha=-lr)
+            # w_n = S_{g_n}(v_n)
+            _soft_threshold(v, g, out=w)
+        if waiting:
+            native.update(waiting, lr)
 
 
-def _single_tensor_grda(
-    params: list[Tensor],
-    grads: list[Tensor],
-    duals: list[Tensor | None],
-    momentum_buffers: list[Tensor | None],
-    thresholds: list[Tensor | None],
-    steps: list[Tensor],
-    *,
-    lr: float,
-    c: float,
-    mu: float,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    maximize: bool,
-) -> None:
-    for i, w in enumerate(params):
-        v, g = duals[i], thresholds[i]
-        grad = grads[i] if not maximize else -grads[i]
-        if v is not None and grad.dtype != v.dtype and (weight_decay != 0 or momentum != 0):
-            grad = grad.to(v.dtype)
-        if weight_decay != 0:
-            grad = grad.add(w, alpha=weight_decay)
-        if momentum != 0:
-            buffer = momentum_buffers[i]
-            if buffer is None:
-                buffer = momentum_buffers[i] = grad.detach().clone()
-            else:
-                buffer.mul_(momentum).add_(grad)
-            grad = grad.add(buffer, alpha=momentum) if nesterov else buffer
-        if lr == 0:
-            continue
-        n = steps[i].add_(1).item()
-        if v is None or g is None:
-            w.add_(grad, alpha=-lr)
-            continue
-        # v_n = v_{n-1} - lr grad f(w_{n-1})
-        v.add_(grad, alpha=-lr)
-        # g_n = g_{n-1} + c lr^(1/2 + mu) (n^mu - (n-1)^mu)
-        g.add_(c * lr ** (0.5 + mu) * (n**mu - (n - 1) ** mu))
-        # w_n = S_{g_n}(v_n)
-        _soft_threshold(v, g.item(), out=w)
+def _advance(thresholds: list[Tensor | None], steps: list[Tensor], lr: float, c: float, mu: float) -> None:
+    """Count one more update and raise each threshold by ``c lr^(1/2 + mu) (n^mu - (n-1)^mu)``."""
+    torch._foreach_add_(steps, 1)
+    scale = c * lr ** (0.5 + mu)
+    counted = [(g, n.item()) for g, n in zip(thresholds, steps, strict=True) if g is not None]
+    if counted:
+        torch._foreach_add_([g for g, _ in counted], [scale * (n**mu - (n - 1) ** mu) for _, n in counted])
 
 
 def _soft_threshold(v: Tensor, g: float, *, out: Tensor) -> None:

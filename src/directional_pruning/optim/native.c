@@ -1,0 +1,102 @@
+/* One gRDA update of many float32 tensors in one pass over memory: v += alpha * d, w = v - clamp(v, -g, g). */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+
+#if defined(__SSE2__) || defined(_M_X64)
+#include <immintrin.h>
+#define HAS_STREAM 1
+#else
+#define HAS_STREAM 0
+#endif
+
+/* Compiled for the baseline and for wider registers; the loader picks what the processor has. */
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
+#define WIDEST __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define WIDEST
+#endif
+
+#define BLOCK 1024
+
+/* Comparisons written so that NaN goes through, and x - x so that what is pruned is +0.0. */
+WIDEST static void update(float *restrict w, float *restrict v, const float *restrict d, Py_ssize_t n, float alpha,
+                          float g) {
+    for (Py_ssize_t i = 0; i < n; i++) {
+        float x = v[i] + alpha * d[i];
+        float inside = x < -g ? -g : x > g ? g : x;
+        v[i] = x;
+        w[i] = x - inside;
+    }
+}
+
+#if HAS_STREAM
+/* Past the caches, an ordinary store first reads the line it will overwrite; a streaming store does not. So w goes
+   through a block that stays in the nearest cache. w must be aligned to 16 bytes and n a multiple of 4. */
+static void update_streaming(float *w, float *v, const float *d, Py_ssize_t n, float alpha, float g) {
+    float block[BLOCK];
+    for (Py_ssize_t i = 0; i < n; i += BLOCK) {
+        Py_ssize_t m = n - i < BLOCK ? n - i : BLOCK;
+        update(block, v + i, d + i, m, alpha, g);
+        for (Py_ssize_t j = 0; j < m; j += 4) _mm_stream_ps(w + i + j, _mm_loadu_ps(block + j));
+    }
+    _mm_sfence();
+}
+#endif
+
+/* update(table, thresholds, alpha, begin, end, streaming): table holds for each tensor the addresses of w, v and d and
+   its number of elements, as 64-bit integers; of all elements laid end to end, those from begin to end are updated. */
+static PyObject *native_update(PyObject *self, PyObject *args) {
+    Py_buffer table, thresholds;
+    double alpha;
+    Py_ssize_t begin, end;
+    int streaming;
+    if (!PyArg_ParseTuple(args, "y*y*dnnp", &table, &thresholds, &alpha, &begin, &end, &streaming)) return NULL;
+    const int64_t *row = table.buf;
+    const double *g = thresholds.buf;
+    Py_ssize_t tensors = thresholds.len / (Py_ssize_t)sizeof(double);
+    int fits = table.len == tensors * 4 * (Py_ssize_t)sizeof(int64_t);
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS
+        Py_ssize_t first = 0;
+        for (Py_ssize_t t = 0; t < tensors; t++, row += 4) {
+            Py_ssize_t n = (Py_ssize_t)row[3];
+            Py_ssize_t from = begin > first ? begin - first : 0;
+            Py_ssize_t to = end < first + n ? end - first : n;
+            first += n;
+            if (from >= to) continue;
+            float *w = (float *)(intptr_t)row[0], *v = (float *)(intptr_t)row[1];
+            const float *d = (const float *)(intptr_t)row[2];
+#if HAS_STREAM
+            if (streaming) {
+                Py_ssize_t head = (Py_ssize_t)((64 - ((uintptr_t)(w + from) & 63)) / sizeof(float) & 15);
+                if (head > to - from) head = to - from;
+                Py_ssize_t body = (to - from - head) & ~(Py_ssize_t)3;
+                update(w + from, v + from, d + from, head, (float)alpha, (float)g[t]);
+                from += head;
+                update_streaming(w + from, v + from, d + from, body, (float)alpha, (float)g[t]);
+                from += body;
+            }
+#endif
+            update(w + from, v + from, d + from, to - from, (float)alpha, (float)g[t]);
+        }
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&thresholds);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "the table does not have four entries for each threshold");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"update", native_update, METH_VARARGS, "update(table, thresholds, alpha, begin, end, streaming)"},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_native", NULL, 0, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__native(void) { return PyModule_Create(&module); }

@@ -1,0 +1,125 @@
+"""The compiled kernel against torch's operations, which are the truth."""
+
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from directional_pruning import GRDA
+from directional_pruning.optim import native
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no compiler at installation, so no kernel to test")
+
+
+@pytest.fixture
+def many_threads(monkeypatch):
+    """Three threads and streaming stores, whatever the machine and however small the tensors."""
+    monkeypatch.setattr(native, "_ELEMENTS_PER_THREAD", 7)
+    monkeypatch.setattr(native, "_STREAMING_ELEMENTS", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def train(fused, params, steps=12, **options):
+    params = [nn.Parameter(p.clone(memory_format=torch.preserve_format)) for p in params]
+    optimizer = GRDA(params, lr=0.1, c=1.0, mu=0.6, fused=fused, **options)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator).to(memory_format=torch.preserve_format)
+            if p.ndim == 4:
+                p.grad = p.grad.contiguous(memory_format=torch.channels_last)
+        optimizer.step()
+    return params, optimizer
+
+
+SHAPES = [(), (1,), (15,), (16,), (17,), (1023, 3), (5, 4, 3, 3), (0,), (70_001,)]
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "weight_decay": 0.01}, {"maximize": True}], ids=str)
+def test_the_kernel_and_torchs_operations_agree_at_every_size(many_threads, options):
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.randn(shape, generator=generator) for shape in SHAPES]
+    params[6] = params[6].contiguous(memory_format=torch.channels_last)
+    kernel, a = train(True, params, **options)
+    loop, b = train(False, params, **options)
+    for p, q in zip(kernel, loop, strict=True):
+        assert p.stride() == q.stride()
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(a.state[p]["dual"], b.state[q]["dual"], rtol=1e-6, atol=1e-6)
+        assert not torch.signbit(p[p == 0]).any()
+    assert 0.1 < sum(int((p == 0).sum()) for p in kernel) / sum(p.numel() for p in kernel) < 0.9
+
+
+@pytest.mark.parametrize("offset", range(1, 17))
+def test_views_at_every_alignment_are_updated_and_nothing_beside_them(many_threads, offset):
+    memory = torch.full((3, 200), 7.0)
+    w, v, d = (row[offset : offset + 150] for row in memory)
+    d.copy_(torch.linspace(-3, 3, 150))
+    native.update([(w, v, d, 6.9)], lr=0.5)
+    expected = 7.0 - 0.5 * torch.linspace(-3, 3, 150)
+    torch.testing.assert_close(v, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(w, expected - expected.clamp(-6.9, 6.9), rtol=1e-6, atol=2e-6)
+    assert (memory[:, :offset] == 7).all()
+    assert (memory[:, offset + 150 :] == 7).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_the_kernel_never_turns_a_bad_gradient_into_a_zero(many_threads, bad):
+    w, v, d = torch.ones(40), torch.ones(40), torch.zeros(40)
+    d[[0, 21, 39]] = bad
+    native.update([(w, v, d, 10.0)], lr=0.5)
+    assert torch.isfinite(w).nonzero().flatten().tolist() == [i for i in range(40) if i not in (0, 21, 39)]
+    assert (w[torch.isfinite(w)] == 0).all()
+
+
+def test_what_the_kernel_cannot_update_is_left_to_torch():
+    plain = torch.ones(4, 4)
+    assert native.fits(plain, plain, plain)
+    for other in (plain.double(), plain.bfloat16(), plain.t(), torch.ones(8, 8)[::2, ::2], plain.to_sparse()):
+        assert not native.fits(other, plain, plain)
+        assert not native.fits(plain, plain, other)
+    strided = torch.ones(8, 8)[::2, ::2]
+    assert not native.fits(strided, strided, strided)
+
+
+def test_fused_true_refuses_by_name_what_the_kernel_cannot_update():
+    with pytest.raises(ValueError, match=r"fused=True needs float32 .*, but table is torch\.bfloat16 on cpu"):
+        GRDA([("table", nn.Parameter(torch.ones(2, dtype=torch.bfloat16)))], fused=True)
+
+
+def test_without_a_compiler_training_is_the_same_and_fused_true_says_why(monkeypatch):
+    params = [torch.linspace(-1, 1, 50)]
+    with_kernel, _ = train(None, params)
+    monkeypatch.setattr(native, "_native", None)
+    without, _ = train(None, params)
+    torch.testing.assert_close(with_kernel[0], without[0], rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="not compiled at installation"):
+        GRDA([nn.Parameter(params[0])], fused=True)
+
+
+def test_autograd_notices_the_kernels_change():
+    w = nn.Parameter(torch.ones(3))
+    loss = (w * w).sum()
+    w.grad = torch.ones(3)
+    GRDA([w], lr=0.1, c=0.1, fused=True).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_can_train_after_its_parent_did(many_threads):
+    train(True, [torch.ones(500)])
+    assert threading.active_count() > 1
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # a dead lock ends as a signal, not as a hanging test
+        params, _ = train(True, [torch.ones(500)])
+        os._exit(0 if torch.isfinite(params[0]).all() else 1)
+    assert os.waitpid(child, 0)[1] == 0
