@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from . import native
+from .checks import check_hyperparameters, label
+from .threshold import raise_thresholds, soft_threshold
 
 __all__ = ["GRDA", "grda"]
 
@@ -85,22 +87,22 @@ class GRDA(Optimizer):
             "maximize": maximize,
             "fused": fused,
         }
-        _check_hyperparameters(defaults)
+        check_hyperparameters(defaults)
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, checking its hyper-parameters as the constructor checks the defaults."""
         if isinstance(param_group, dict):
-            _check_hyperparameters({**self.defaults, **param_group})
+            check_hyperparameters({**self.defaults, **param_group})
         super().add_param_group(param_group)
         added = self.param_groups[-1]
         for i, p in enumerate(added["params"]):
             problem = None
             if not p.is_floating_point():
-                problem = f"GRDA needs real floating-point parameters, but {_label(added, i)} is {p.dtype}"
+                problem = f"GRDA needs real floating-point parameters, but {label(added, i)} is {p.dtype}"
             elif added["fused"] and not native.fits(p, p, p):
                 problem = (
-                    f"fused=True needs float32 parameters on the CPU, but {_label(added, i)} is {p.dtype} on {p.device}"
+                    f"fused=True needs float32 parameters on the CPU, but {label(added, i)} is {p.dtype} on {p.device}"
                 )
                 if not native.available():
                     problem = "fused=True needs the kernel that was not compiled at installation"
@@ -167,7 +169,7 @@ class GRDA(Optimizer):
             if p.grad is None:
                 continue
             if p.grad.layout != torch.strided:
-                raise RuntimeError(f"GRDA does not support sparse gradients, but {_label(group, i)} has one")
+                raise RuntimeError(f"GRDA does not support sparse gradients, but {label(group, i)} has one")
             state = self.state[p]
             if "step" not in state:
                 state["step"] = torch.tensor(0.0, dtype=torch.float32)
@@ -222,7 +224,7 @@ def grda(
     with torch.no_grad():
         lr = float(lr)
         if lr != 0 and params:
-            _advance(thresholds, steps, lr, c, mu)
+            raise_thresholds(thresholds, steps, lr, c, mu)
         waiting: list[native.Update] = []
         elements = 0
         for i, w in enumerate(params):
@@ -256,49 +258,6 @@ def grda(
             # v_n = v_{n-1} - lr grad f(w_{n-1})
             v.add_(grad, alpha=-lr)
             # w_n = S_{g_n}(v_n)
-            _soft_threshold(v, g, out=w)
+            soft_threshold(v, g, out=w)
         if waiting:
             native.update(waiting, lr)
-
-
-def _advance(thresholds: list[Tensor | None], steps: list[Tensor], lr: float, c: float, mu: float) -> None:
-    """Count one more update and raise each threshold by ``c lr^(1/2 + mu) (n^mu - (n-1)^mu)``."""
-    torch._foreach_add_(steps, 1)
-    scale = c * lr ** (0.5 + mu)
-    counted = [(g, n.item()) for g, n in zip(thresholds, steps, strict=True) if g is not None]
-    if counted:
-        torch._foreach_add_([g for g, _ in counted], [scale * (n**mu - (n - 1) ** mu) for _, n in counted])
-
-
-def _soft_threshold(v: Tensor, g: float, *, out: Tensor) -> None:
-    """``out = v - clamp(v, -g, g)``: +0.0 inside the threshold, where torch's softshrink writes -0.0 for v < 0."""
-    if out.dtype == v.dtype:
-        torch.sub(v, torch.clamp(v, -g, g, out=out), out=out)
-    else:
-        # A negative survivor too small for half precision rounds to -0.0; adding 0.0 makes it +0.0.
-        out.copy_(v.sub(v.clamp(-g, g))).add_(0.0)
-
-
-def _check_hyperparameters(group: dict[str, Any]) -> None:
-    """Raise the one line that names the bad argument and its value; written so that NaN fails too."""
-    lr = group["lr"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"invalid lr: a tensor of shape {tuple(lr.shape)} (must have one element)")
-    for name, valid, rule in (
-        ("lr", lambda x: 0 <= x < float("inf"), ">= 0 and finite"),
-        ("c", lambda x: 0 <= x < float("inf"), ">= 0 and finite"),
-        ("mu", lambda x: 0 < x <= 1, "in (0, 1]"),
-        ("momentum", lambda x: 0 <= x < float("inf"), ">= 0 and finite"),
-        ("weight_decay", lambda x: 0 <= x < float("inf"), ">= 0 and finite"),
-    ):
-        if not valid(group[name]):
-            raise ValueError(f"invalid {name}: {group[name]} (must be {rule})")
-    if group["nesterov"] and group["momentum"] <= 0:
-        raise ValueError(f"invalid nesterov: True (needs momentum > 0, which is {group['momentum']})")
-
-
-def _label(group: dict[str, Any], i: int) -> str:
-    """The parameter's name where the user gave names, else its place and shape."""
-    if "param_names" in group:
-        return group["param_names"][i]
-    return f"parameter {i} of its group, shape {tuple(group['params'][i].shape)},"
