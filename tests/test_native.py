@@ -56,6 +56,16 @@ def test_the_kernel_and_torchs_operations_agree_at_every_size(many_threads, opti
     assert 0.1 < sum(int((p == 0).sum()) for p in kernel) / sum(p.numel() for p in kernel) < 0.9
 
 
+def test_threads_and_streaming_stores_do_not_change_a_bit(many_threads, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.randn(shape, generator=generator) for shape in SHAPES]
+    several, _ = train(True, params)
+    monkeypatch.undo()
+    torch.set_num_threads(1)
+    one, _ = train(True, params)
+    assert all(torch.equal(p, q) for p, q in zip(several, one, strict=True))
+
+
 @pytest.mark.parametrize("offset", range(1, 17))
 def test_views_at_every_alignment_are_updated_and_nothing_beside_them(many_threads, offset):
     memory = torch.full((3, 200), 7.0)
