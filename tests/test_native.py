@@ -25,6 +25,15 @@ def many_threads(monkeypatch):
     torch.set_num_threads(before)
 
 
+def update(w, v, d, g):
+    """One update at lr 0.5 under a threshold that does not rise."""
+    threshold, n = torch.tensor(g, dtype=torch.float64), torch.tensor(0.0)
+    batch = native.Batch(lr=0.5, c=0.0, mu=0.5)
+    batch.add(w, v, d, threshold, n)
+    batch.flush()
+    assert (threshold.item(), n.item()) == (g, 1.0)
+
+
 def train(fused, params, steps=12, **options):
     params = [nn.Parameter(p.clone(memory_format=torch.preserve_format)) for p in params]
     optimizer = GRDA(params, lr=0.1, c=1.0, mu=0.6, fused=fused, **options)
@@ -53,6 +62,8 @@ def test_the_kernel_and_torchs_operations_agree_at_every_size(many_threads, opti
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(a.state[p]["dual"], b.state[q]["dual"], rtol=1e-6, atol=1e-6)
         assert not torch.signbit(p[p == 0]).any()
+        for key in ("step", "threshold"):
+            torch.testing.assert_close(a.state[p][key], b.state[q][key], rtol=1e-14, atol=0)
     assert 0.1 < sum(int((p == 0).sum()) for p in kernel) / sum(p.numel() for p in kernel) < 0.9
 
 
@@ -71,7 +82,7 @@ def test_views_at_every_alignment_are_updated_and_nothing_beside_them(many_threa
     memory = torch.full((3, 200), 7.0)
     w, v, d = (row[offset : offset + 150] for row in memory)
     d.copy_(torch.linspace(-3, 3, 150))
-    native.update([(w, v, d, 6.9)], lr=0.5)
+    update(w, v, d, 6.9)
     expected = 7.0 - 0.5 * torch.linspace(-3, 3, 150)
     torch.testing.assert_close(v, expected, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(w, expected - expected.clamp(-6.9, 6.9), rtol=1e-6, atol=2e-6)
@@ -83,7 +94,7 @@ def test_views_at_every_alignment_are_updated_and_nothing_beside_them(many_threa
 def test_the_kernel_never_turns_a_bad_gradient_into_a_zero(many_threads, bad):
     w, v, d = torch.ones(40), torch.ones(40), torch.zeros(40)
     d[[0, 21, 39]] = bad
-    native.update([(w, v, d, 10.0)], lr=0.5)
+    update(w, v, d, 10.0)
     assert torch.isfinite(w).nonzero().flatten().tolist() == [i for i in range(40) if i not in (0, 21, 39)]
     assert (w[torch.isfinite(w)] == 0).all()
 

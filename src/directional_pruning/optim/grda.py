@@ -14,12 +14,9 @@ from torch.optim.optimizer import ParamsT
 
 from . import native
 from .checks import check_hyperparameters, label
-from .threshold import raise_thresholds, soft_threshold
+from .threshold import raise_threshold, soft_threshold
 
 __all__ = ["GRDA", "grda"]
-
-# Elements that wait for one call of the kernel.
-_MOST_WAITING = 2**22
 
 
 class GRDA(Optimizer):
@@ -223,12 +220,9 @@ def grda(
     """
     with torch.no_grad():
         lr = float(lr)
-        if lr != 0 and params:
-            raise_thresholds(thresholds, steps, lr, c, mu)
-        waiting: list[native.Update] = []
-        elements = 0
+        batch = native.Batch(lr, c, mu)
         for i, w in enumerate(params):
-            v, threshold = duals[i], thresholds[i]
+            v, g = duals[i], thresholds[i]
             grad = grads[i] if not maximize else -grads[i]
             if v is not None and grad.dtype != v.dtype and (weight_decay != 0 or momentum != 0):
                 grad = grad.to(v.dtype)
@@ -243,21 +237,14 @@ def grda(
                 grad = grad.add(buffer, alpha=momentum) if nesterov else buffer
             if lr == 0:
                 continue
-            if v is None or threshold is None:
+            if v is None or g is None:
+                steps[i].add_(1)
                 w.add_(grad, alpha=-lr)
-                continue
-            g = threshold.item()
-            if fused is not False and native.fits(w, v, grad):
-                waiting.append((w, v, grad, g))
-                elements += w.numel()
-                # Not all at once: with weight decay each waiting gradient is a temporary.
-                if elements >= _MOST_WAITING:
-                    native.update(waiting, lr)
-                    waiting, elements = [], 0
-                continue
-            # v_n = v_{n-1} - lr grad f(w_{n-1})
-            v.add_(grad, alpha=-lr)
-            # w_n = S_{g_n}(v_n)
-            soft_threshold(v, g, out=w)
-        if waiting:
-            native.update(waiting, lr)
+            elif fused is not False and native.fits(w, v, grad):
+                batch.add(w, v, grad, g, steps[i])
+            else:
+                # v_n = v_{n-1} - lr grad f(w_{n-1})
+                v.add_(grad, alpha=-lr)
+                # w_n = S_{g_n}(v_n)
+                soft_threshold(v, raise_threshold(g, steps[i], lr, c, mu), out=w)
+        batch.flush()

@@ -2,6 +2,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <math.h>
 #include <stdint.h>
 
 #if defined(__SSE2__) || defined(_M_X64)
@@ -43,55 +44,65 @@ WIDEST static void update_streaming(float *w, float *v, const float *d, Py_ssize
 }
 #endif
 
-/* update(table, thresholds, alpha, begin, end, streaming): table holds for each tensor the addresses of w, v and d and
-   its number of elements, as 64-bit integers; of all elements laid end to end, those from begin to end are updated. */
-static PyObject *native_update(PyObject *self, PyObject *args) {
-    Py_buffer table, thresholds;
+/* A tensor in the table: 64-bit integers, five of them addresses. */
+typedef struct {
+    int64_t w, v, d, g, n, elements;
+} Row;
+
+/* update(table, alpha, begin, end, streaming): of the elements of all tensors, laid end to end, update those from begin
+   to end with the threshold that g points to. */
+static PyObject *native_update(PyObject *Py_UNUSED(self), PyObject *args) {
+    Py_buffer table;
     double alpha;
     Py_ssize_t begin, end;
     int streaming;
-    if (!PyArg_ParseTuple(args, "y*y*dnnp", &table, &thresholds, &alpha, &begin, &end, &streaming)) return NULL;
-    const int64_t *row = table.buf;
-    const double *g = thresholds.buf;
-    Py_ssize_t tensors = thresholds.len / (Py_ssize_t)sizeof(double);
-    int fits = table.len == tensors * 4 * (Py_ssize_t)sizeof(int64_t);
-    if (fits) {
-        Py_BEGIN_ALLOW_THREADS
-        Py_ssize_t first = 0;
-        for (Py_ssize_t t = 0; t < tensors; t++, row += 4) {
-            Py_ssize_t n = (Py_ssize_t)row[3];
-            Py_ssize_t from = begin > first ? begin - first : 0;
-            Py_ssize_t to = end < first + n ? end - first : n;
-            first += n;
-            if (from >= to) continue;
-            float *w = (float *)(intptr_t)row[0], *v = (float *)(intptr_t)row[1];
-            const float *d = (const float *)(intptr_t)row[2];
+    if (!PyArg_ParseTuple(args, "y*dnnp", &table, &alpha, &begin, &end, &streaming)) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    const Row *row = table.buf, *last = row + table.len / (Py_ssize_t)sizeof(Row);
+    for (Py_ssize_t first = 0; row < last; first += (Py_ssize_t)row->elements, row++) {
+        Py_ssize_t from = begin > first ? begin - first : 0;
+        Py_ssize_t to = end < first + row->elements ? end - first : (Py_ssize_t)row->elements;
+        if (from >= to) continue;
+        float *w = (float *)(intptr_t)row->w, *v = (float *)(intptr_t)row->v;
+        const float *d = (const float *)(intptr_t)row->d;
+        float rate = (float)alpha, g = (float)*(const double *)(intptr_t)row->g;
 #if HAS_STREAM
-            if (streaming) {
-                Py_ssize_t head = (Py_ssize_t)((64 - ((uintptr_t)(w + from) & 63)) / sizeof(float) & 15);
-                if (head > to - from) head = to - from;
-                Py_ssize_t body = (to - from - head) & ~(Py_ssize_t)3;
-                update(w + from, v + from, d + from, head, (float)alpha, (float)g[t]);
-                from += head;
-                update_streaming(w + from, v + from, d + from, body, (float)alpha, (float)g[t]);
-                from += body;
-            }
-#endif
-            update(w + from, v + from, d + from, to - from, (float)alpha, (float)g[t]);
+        if (streaming) {
+            /* up to the next address that is a multiple of 64 */
+            Py_ssize_t head = (Py_ssize_t)((64 - ((uintptr_t)(w + from) & 63)) / sizeof(float) & 15);
+            if (head > to - from) head = to - from;
+            update(w + from, v + from, d + from, head, rate, g);
+            from += head;
+            Py_ssize_t body = (to - from) & ~(Py_ssize_t)3;
+            update_streaming(w + from, v + from, d + from, body, rate, g);
+            from += body;
         }
-        Py_END_ALLOW_THREADS
+#endif
+        update(w + from, v + from, d + from, to - from, rate, g);
+    }
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&table);
+    Py_RETURN_NONE;
+}
+
+/* raise_thresholds(table, scale, mu): for each tensor n += 1 and g += scale * (n^mu - (n-1)^mu). */
+static PyObject *native_raise_thresholds(PyObject *Py_UNUSED(self), PyObject *args) {
+    Py_buffer table;
+    double scale, mu;
+    if (!PyArg_ParseTuple(args, "y*dd", &table, &scale, &mu)) return NULL;
+    const Row *row = table.buf, *last = row + table.len / (Py_ssize_t)sizeof(Row);
+    for (; row < last; row++) {
+        float *n = (float *)(intptr_t)row->n;
+        *n += 1;
+        *(double *)(intptr_t)row->g += scale * (pow(*n, mu) - pow((double)*n - 1, mu));
     }
     PyBuffer_Release(&table);
-    PyBuffer_Release(&thresholds);
-    if (!fits) {
-        PyErr_SetString(PyExc_ValueError, "the table does not have four entries for each threshold");
-        return NULL;
-    }
     Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {
-    {"update", native_update, METH_VARARGS, "update(table, thresholds, alpha, begin, end, streaming)"},
+    {"update", native_update, METH_VARARGS, "update(table, alpha, begin, end, streaming)"},
+    {"raise_thresholds", native_raise_thresholds, METH_VARARGS, "raise_thresholds(table, scale, mu)"},
     {NULL, NULL, 0, NULL},
 };
 

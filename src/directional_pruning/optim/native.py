@@ -15,10 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Update", "available", "fits", "update"]
-
-Update = tuple[Tensor, Tensor, Tensor, float]
-"""(w, v, d, g): weights, dual, what the dual moves against, threshold."""
+__all__ = ["Batch", "available", "fits"]
 
 
 def _load() -> Any:
@@ -29,10 +26,12 @@ def _load() -> Any:
 
 
 _native = _load()
+
 _PLAIN = (Tensor, nn.Parameter)
 # Fewer elements than this are not worth waking a second thread; more than this do not stay in the caches anyway.
 _ELEMENTS_PER_THREAD = 2**17
 _STREAMING_ELEMENTS = 2**21
+_MOST_WAITING = 2**25
 
 
 def available() -> bool:
@@ -43,30 +42,51 @@ def available() -> bool:
 def fits(w: Tensor, v: Tensor, d: Tensor) -> bool:
     """Whether the kernel can update these: plain float32 CPU tensors, dense and of one memory layout."""
     return (
-        _native is not None
-        and not torch.compiler.is_compiling()
-        and all(type(t) in _PLAIN and t.dtype is torch.float32 and t.is_cpu for t in (w, v, d))
+        w.dtype is v.dtype is d.dtype is torch.float32
+        and (w.is_cpu and v.is_cpu and d.is_cpu)
+        and (type(w) in _PLAIN and type(v) in _PLAIN and type(d) in _PLAIN)
         and w.stride() == v.stride() == d.stride()
         and (w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last))
+        and _native is not None
+        and not torch.compiler.is_compiling()
     )
 
 
-def update(updates: list[Update], lr: float) -> None:
-    """``v -= lr * d`` and ``w = S_g(v)`` in place, for tensors that :func:`fits` accepts, on torch's thread count."""
-    table, thresholds = array("q"), array("d")
-    for w, v, d, g in updates:
-        table.extend((w.data_ptr(), v.data_ptr(), d.data_ptr(), w.numel()))
-        thresholds.append(g)
-    total = sum(table[3::4])
-    threads = max(1, min(torch.get_num_threads(), total // _ELEMENTS_PER_THREAD))
-    cuts = [total * i // threads for i in range(threads + 1)]
-    parts = [(table, thresholds, -lr, *cut, total >= _STREAMING_ELEMENTS) for cut in pairwise(cuts)]
-    others = [_pool().submit(_native.update, *part) for part in parts[1:]]
-    _native.update(*parts[0])
-    for other in others:
-        other.result()
-    # So that autograd notices a change between forward and backward, as it does for torch's operations.
-    torch.autograd.graph.increment_version([t for w, v, _, _ in updates for t in (w, v)])
+class Batch:
+    """Tensors that wait for one call of the kernel; see :func:`~directional_pruning.grda` for the notation."""
+
+    def __init__(self, lr: float, c: float, mu: float) -> None:
+        self.lr, self.mu, self.scale = lr, mu, c * lr ** (0.5 + mu)
+        self._clear()
+
+    def _clear(self) -> None:
+        self.elements, self.table, self.waiting = 0, array("q"), []
+
+    def add(self, w: Tensor, v: Tensor, d: Tensor, g: Tensor, n: Tensor) -> None:
+        """Enqueue ``v -= lr * d`` and ``w = S_g(v)`` with the risen threshold, for tensors that :func:`fits`."""
+        self.table.extend((w.data_ptr(), v.data_ptr(), d.data_ptr(), g.data_ptr(), n.data_ptr(), w.numel()))
+        self.waiting.append((w, v, d))
+        self.elements += w.numel()
+        # Bounded, because with weight decay each waiting gradient is a temporary.
+        if self.elements >= _MOST_WAITING:
+            self.flush()
+
+    def flush(self) -> None:
+        """Update what waits, on as many threads as torch uses."""
+        if not self.waiting:
+            return
+        _native.raise_thresholds(self.table, self.scale, self.mu)
+        threads = max(1, min(torch.get_num_threads(), self.elements // _ELEMENTS_PER_THREAD))
+        cuts = [self.elements * i // threads for i in range(threads + 1)]
+        streaming = self.elements >= _STREAMING_ELEMENTS
+        parts = [(self.table, -self.lr, *cut, streaming) for cut in pairwise(cuts)]
+        others = [_pool().submit(_native.update, *part) for part in parts[1:]]
+        _native.update(*parts[0])
+        for other in others:
+            other.result()
+        # So that autograd notices a change between forward and backward, as it does for torch's operations.
+        torch.autograd.graph.increment_version([t for w, v, _ in self.waiting for t in (w, v)])
+        self._clear()
 
 
 @cache

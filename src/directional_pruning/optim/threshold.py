@@ -3,16 +3,13 @@
 import torch
 from torch import Tensor
 
-__all__ = ["raise_thresholds", "soft_threshold"]
+__all__ = ["raise_threshold", "soft_threshold"]
 
 
-def raise_thresholds(thresholds: list[Tensor | None], steps: list[Tensor], lr: float, c: float, mu: float) -> None:
-    """Count one more update and raise each threshold by ``c lr^(1/2 + mu) (n^mu - (n-1)^mu)``."""
-    torch._foreach_add_(steps, 1)
-    scale = c * lr ** (0.5 + mu)
-    counted = [(g, n.item()) for g, n in zip(thresholds, steps, strict=True) if g is not None]
-    if counted:
-        torch._foreach_add_([g for g, _ in counted], [scale * (n**mu - (n - 1) ** mu) for _, n in counted])
+def raise_threshold(g: Tensor, n: Tensor, lr: float, c: float, mu: float) -> float:
+    """Count one more update, ``n += 1``, and return ``g += c lr^(1/2 + mu) (n^mu - (n-1)^mu)``."""
+    count = n.add_(1).item()
+    return g.add_(c * lr ** (0.5 + mu) * (count**mu - (count - 1) ** mu)).item()
 
 
 def soft_threshold(v: Tensor, g: float, *, out: Tensor) -> None:
