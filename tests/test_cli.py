@@ -18,9 +18,11 @@ DIRPRUNE = str(Path(sys.executable).with_name("dirprune"))
 
 @pytest.fixture(autouse=True)
 def _denormals():
-    """The command flushes denormal numbers, for the whole process; the tests after it need them."""
+    """The command flushes denormal numbers and sets the threads for the whole process; the tests after it differ."""
+    threads = torch.get_num_threads()
     yield
     torch.set_flush_denormal(False)
+    torch.set_num_threads(threads)
 
 
 def run(*args, cwd):

@@ -102,6 +102,7 @@ def train(
             _stop(f"{folder} exists; give another --out, or go on with --resume {folder}", 2)
     # Denormal numbers, which a decaying network is full of, slow a CPU down several times.
     torch.set_flush_denormal(True)
+    torch.set_num_threads(chosen.threads or torch.get_num_threads())
     screen = Console(quiet=quiet)
     try:
         with _progress(screen, chosen) as on_epoch:

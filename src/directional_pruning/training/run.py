@@ -42,7 +42,7 @@ def create_run(folder: Path, recipe: Recipe, device: torch.device) -> None:
             "python": platform.python_version(),
             "platform": f"{platform.system()} {platform.machine()}",
             "device": str(device),
-            "threads": torch.get_num_threads(),
+            "threads": recipe.threads or torch.get_num_threads(),
         },
     }
     _write_json(folder / "config.json", config)
