@@ -347,10 +347,90 @@ def test_a_state_dict_hook_of_the_user_has_the_last_word():
     assert all(optimizer.state[p]["dual"].dtype == torch.float32 for p in params)
 
 
-def test_a_state_dict_of_another_optimizer_is_refused_by_name():
+def test_a_post_hook_of_the_user_has_the_very_last_word():
+    params = parameters(dtype=torch.bfloat16)
+    optimizer = GRDA(params, lr=0.1, c=0.3)
+    advance(optimizer, params, range(3))
+    optimizer.register_load_state_dict_post_hook(lambda o: [state["dual"].fill_(7) for state in o.state.values()])
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert all((optimizer.state[p]["dual"] == 7).all() for p in params)
+
+
+def test_a_state_dict_that_does_not_fit_is_refused_by_name_and_nothing_is_loaded():
     params = parameters()
-    with pytest.raises(ValueError, match="no 'c'"):
-        GRDA(params).load_state_dict(torch.optim.SGD(params, lr=0.1).state_dict())
+    optimizer = GRDA(params, lr=0.1, c=0.3)
+    advance(optimizer, params, range(3))
+    before = bits(optimizer.state[p]["dual"] for p in params)
+    good = optimizer.state_dict()
+    other = [nn.Parameter(torch.ones(p.numel() + 1)) for p in params]
+    for p in other:
+        p.grad = torch.ones_like(p)
+    misfit = GRDA(other, lr=0.1, c=0.3)
+    misfit.step()
+    broken = {**good, "param_groups": [{**good["param_groups"][0], "c": -1}]}
+    for state, message in (
+        (torch.optim.SGD(params, lr=0.1).state_dict(), "not a state dict of GRDA: a parameter group has no 'c'"),
+        (misfit.state_dict(), r"shape \(9, 8\), does not fit its saved dual of shape \(73,\)"),
+        (broken, "invalid c: -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            optimizer.load_state_dict(state)
+        assert bits(optimizer.state[p]["dual"] for p in params) == before
+
+
+def test_a_state_dict_of_sgd_can_be_made_ours_by_a_hook():
+    params = parameters()
+    sgd = torch.optim.SGD(params, lr=0.1, momentum=0.9)
+    advance(sgd, params, range(3))
+    optimizer = GRDA(params, lr=0.1, c=0.3, momentum=0.9)
+
+    def adopt(_, state_dict):
+        groups = [{**optimizer.defaults, **group, "c": 0.3} for group in state_dict["param_groups"]]
+        return {**state_dict, "param_groups": groups}
+
+    optimizer.register_load_state_dict_pre_hook(adopt)
+    optimizer.load_state_dict(sgd.state_dict())
+    buffers = bits(optimizer.state[p]["momentum_buffer"] for p in params)
+    assert buffers == bits(sgd.state[p]["momentum_buffer"] for p in params)
+    advance(optimizer, params, range(3, 6))
+    assert all(optimizer.state[p]["step"].item() == 3 for p in params)
+
+
+def test_a_group_added_later_starts_its_own_clock():
+    first, second = parameters()[:2]
+    optimizer = GRDA([first], lr=0.1, c=1.0)
+    for n in range(6):
+        if n == 4:
+            optimizer.add_param_group({"params": [second], "c": 2.0})
+        first.grad, second.grad = torch.zeros_like(first), torch.zeros_like(second)
+        optimizer.step()
+    assert [optimizer.state[p]["step"].item() for p in (first, second)] == [6, 2]
+    assert optimizer.state[second]["threshold"].item() == pytest.approx(2.0 * 0.1**1.01 * 2**0.51)
+
+
+def test_a_step_with_overflowed_gradients_is_skipped_by_the_grad_scaler():
+    params = parameters()
+    optimizer, scaler = GRDA(params, lr=0.1, c=0.5), torch.amp.GradScaler("cpu", init_scale=4.0)
+    for n, bad in enumerate((False, True, False)):
+        before = bits(params)
+        scaler.scale(sum(p.sum() for p in params))
+        for p, grad in zip(params, gradients(n), strict=True):
+            p.grad = 4.0 * grad.float() * (float("inf") if bad else 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        assert (bits(params) == before) == bad
+    assert all(optimizer.state[p]["step"].item() == 2 for p in params)
+
+
+def test_a_rate_that_a_scheduler_made_negative_is_refused_before_anything_moves():
+    first, second = parameters()[:2]
+    optimizer = GRDA([{"params": [first]}, {"params": [second]}], lr=0.1, c=0.5)
+    first.grad, second.grad = torch.ones_like(first), torch.ones_like(second)
+    before = bits([first, second])
+    optimizer.param_groups[1]["lr"] = -1e-18
+    with pytest.raises(ValueError, match="invalid lr: -1e-18"):
+        optimizer.step()
+    assert bits([first, second]) == before
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -378,6 +458,11 @@ def test_a_bad_gradient_is_never_a_silent_zero(bad, dtype):
         ({"momentum": -1}, "invalid momentum: -1"),
         ({"weight_decay": -1}, "invalid weight_decay: -1"),
         ({"nesterov": True}, "invalid nesterov: True"),
+        ({"lr": 1e300}, r"invalid lr: 1e\+300 \(must be >= 0 and finite"),
+        ({"lr": "0.1"}, "invalid lr: '0.1'"),
+        ({"c": None}, "invalid c: None"),
+        ({"mu": [0.5]}, r"invalid mu: \[0.5\]"),
+        ({"fused": "yes"}, "invalid fused: 'yes'"),
     ],
 )
 def test_a_bad_argument_is_named_with_its_value(options, message):
@@ -388,10 +473,10 @@ def test_a_bad_argument_is_named_with_its_value(options, message):
             GRDA([{"params": parameters(), **options}])
 
 
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.float8_e4m3fn])
 def test_parameters_that_cannot_be_thresholded_are_refused_by_name(dtype):
-    p = nn.Parameter(torch.ones(2, dtype=dtype), requires_grad=False)
-    with pytest.raises(ValueError, match=r"needs real floating-point parameters, but phase is torch\.\w+"):
+    p = nn.Parameter(torch.ones(2).to(dtype), requires_grad=False)
+    with pytest.raises(ValueError, match=r"needs real floating-point .*, but phase is torch\.\w+ on cpu"):
         GRDA([("phase", p)])
 
 

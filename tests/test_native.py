@@ -106,11 +106,32 @@ def test_what_the_kernel_cannot_update_is_left_to_torch():
         assert not native.fits(other, plain, plain)
         assert not native.fits(plain, plain, other)
     strided = torch.ones(8, 8)[::2, ::2]
-    assert not native.fits(strided, strided, strided)
+    between_floats = torch.frombuffer(bytearray(4 * 16 + 1), dtype=torch.float32, count=16, offset=1).view(4, 4)
+    for other in (strided, between_floats):
+        assert not native.fits(other, other, other)
+    broadcast, negated = torch.ones(1), torch._neg_view(plain)
+    zero = torch._efficientzerotensor((4, 4))
+    for gradient in (broadcast, negated, zero, torch.ones(4, 5)):
+        assert not native.fits(plain, plain, gradient)
+    double, single = torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0)
+    assert native.fits(plain, plain, plain, double, single)
+    assert not native.fits(plain, plain, plain, single, single)
+    assert not native.fits(plain, plain, plain, double, double)
+
+
+def test_gradients_that_only_look_like_tensors_of_floats_are_still_applied():
+    for make in (lambda t: torch._neg_view(-t), lambda t: torch._efficientzerotensor(t.shape), lambda t: t):
+        w = nn.Parameter(torch.ones(4))
+        w.grad = make(torch.ones(4))
+        slope = w.grad[0].item()
+        GRDA([w], lr=0.5, c=0.1, mu=1.0).step()
+        torch.testing.assert_close(w.detach(), torch.full((4,), 1 - 0.5 * slope - 0.1 * 0.5**1.5))
 
 
 def test_fused_true_refuses_by_name_what_the_kernel_cannot_update():
-    with pytest.raises(ValueError, match=r"fused=True needs float32 .*, but table is torch\.bfloat16 on cpu"):
+    with pytest.raises(
+        ValueError, match=r"fused=True needs contiguous float32 .*, but table is torch\.bfloat16 on cpu"
+    ):
         GRDA([("table", nn.Parameter(torch.ones(2, dtype=torch.bfloat16)))], fused=True)
 
 

@@ -94,8 +94,16 @@ def test_counting_leaves_the_model_and_the_global_switches_as_they_were():
 
 
 def test_several_inputs_are_given_as_a_tuple():
-    model = nn.Bilinear(3, 4, 5)
-    assert sparsity_report(model, (torch.ones(2, 3), torch.ones(2, 4))).total == 65
+    class Product(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(3, 5), nn.Linear(4, 5)
+
+        def forward(self, x, y):
+            return self.left(x) * self.right(y)
+
+    report = sparsity_report(Product(), (torch.ones(2, 3), torch.ones(6, 2, 4)))
+    assert report.multiply_adds == 2 * 3 * 5 + 6 * 2 * 4 * 5
 
 
 def test_the_table_is_readable():

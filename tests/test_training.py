@@ -97,6 +97,9 @@ def test_evaluate_averages_over_samples_not_batches_and_restores_the_mode():
     whole = evaluate(model, TOY.batches(40))
     assert uneven["accuracy"] == whole["accuracy"]
     assert uneven["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+    model[1].eval()  # frozen by the user, as batch norm often is
+    evaluate(model, TOY.batches(40))
+    assert [layer.training for layer in model] == [True, False, True, True, True]
     logits = model.eval()(TOY.images)
     assert whole["loss"] == pytest.approx(nn.functional.cross_entropy(logits, TOY.labels).item(), rel=1e-6)
 
@@ -235,6 +238,14 @@ def test_divergence_stops_with_the_step_and_the_layer_and_keeps_the_checkpoint(t
     assert len(torch.load(path, weights_only=True)["records"]) == 1
 
 
+def test_the_culprit_is_named_where_batch_norm_comes_after_it():
+    net = digits_net()
+    net.conv2.register_forward_hook(lambda module, args, output: output * math.nan)
+    optimizer = GRDA(net.parameters())
+    with pytest.raises(NonFiniteError, match="the output of layer conv2 is not finite"):
+        fit(net, optimizer, lambda _: digits().validation.batches(64), epochs=1)
+
+
 def test_a_weight_that_is_not_finite_is_never_saved(tmp_path):
     model, optimizer, _ = toy()
 
@@ -248,7 +259,7 @@ def test_a_weight_that_is_not_finite_is_never_saved(tmp_path):
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-@pytest.mark.parametrize("name", ["cpu:x", "nothing", "cuda:99"])
+@pytest.mark.parametrize("name", ["cpu:x", "nothing", "cuda:99", "meta"])
 def test_an_unusable_device_is_named(name):
     with pytest.raises(ValueError, match=f"invalid device: {name}"):
         pick_device(name)
@@ -282,6 +293,22 @@ def test_a_run_holds_what_it_says_and_both_networks_share_start_and_batches(tmp_
         create_run(folder, recipe, torch.device("cpu"))
 
 
+def test_another_seed_is_another_start_and_another_order(tmp_path, monkeypatch):
+    orders = []
+    shuffled = Images.batches
+    monkeypatch.setattr(Images, "batches", lambda self, size, **kw: orders.append(kw) or shuffled(self, size, **kw))
+    starts = []
+    for seed in (0, 1):
+        recipe = replace(digits_recipe(), epochs=1, seed=seed, lr=1e-9, c=0.0)
+        create_run(tmp_path / str(seed), recipe, torch.device("cpu"))
+        train_run(tmp_path / str(seed))
+        starts.append(torch.load(tmp_path / str(seed) / "sgd" / "checkpoint.pt", weights_only=True)["model"])
+    assert (starts[0]["conv1.weight"] - starts[1]["conv1.weight"]).abs().mean() > 0.01
+    seeds = [kw["shuffle_seed"] for kw in orders if kw]
+    assert len(seeds) == 4  # two runs of two networks
+    assert seeds[0] == seeds[1] != seeds[2] == seeds[3]
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"recipe": "nothing"}', '{"recipe": "digits", "epochs": 1}'])
 def test_a_broken_configuration_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
@@ -292,6 +319,8 @@ def test_a_broken_configuration_is_named(tmp_path, content):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ({"seed": 2**32}, "invalid seed"),
+        ({"lr": 1e300}, r"invalid lr: 1e\+300"),
         ({"epochs": 0}, "invalid epochs: 0"),
         ({"batch_size": 0}, "batch_size"),
         ({"seed": -1}, "seed"),

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from .files import CorruptFileError
@@ -36,7 +37,8 @@ _NAMES = {"sgd": "dense twin (SGD)", "grda": "sparse (gRDA)"}
 def main() -> None:
     """Run the command; what the user can mend is one line and exit code 2, a diverged training one line and 1."""
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
+        _stop("stopped" if code == 130 else "", code or 0)
     except TyperException as error:
         _stop(error.format_message(), error.exit_code)
     except CorruptFileError as error:
@@ -50,8 +52,26 @@ def main() -> None:
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    print(f"dirprune: {' '.join(message.split())}", file=sys.stderr)
+    if message:
+        print(f"dirprune: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        print(f"dirprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before a verb."""
 
 
 @app.command()
@@ -76,8 +96,9 @@ def train(
 ) -> None:
     """Train a dense network and its sparse twin, compare them and write a report.
 
-    Both networks start from the same weights and see the same batches: one trained by SGD, one by gRDA, which
-    prunes while it trains. Options not given are those of the recipe. Ctrl-C is safe: go on with --resume.
+    Both start from the same weights and see the same batches: one under SGD, one under gRDA, which prunes as it goes.
+
+    Options not given are those of the recipe. Ctrl-C is safe: go on with --resume.
     """
     import torch
 
@@ -99,7 +120,7 @@ def train(
         try:
             create_run(folder, chosen, place)
         except FileExistsError:
-            _stop(f"{folder} exists; give another --out, or go on with --resume {folder}", 2)
+            _stop(f"{folder} exists; give another --out, or go on with --resume {quote(str(folder))}", 2)
     # Denormal numbers, which a decaying network is full of, slow a CPU down several times.
     torch.set_flush_denormal(True)
     torch.set_num_threads(chosen.threads or torch.get_num_threads())
@@ -108,14 +129,13 @@ def train(
         with _progress(screen, chosen) as on_epoch:
             summary = train_run(folder, on_epoch=on_epoch)
     except NonFiniteError as error:
-        _stop(f"training diverged, {error}; the last good checkpoint is in {folder}; try a smaller --lr", 1)
+        _stop(f"training diverged, {error}; the run so far: {write_report(folder)}; try a smaller --lr", 1)
     except KeyboardInterrupt:
-        _stop(f"stopped; go on with: dirprune train --resume {folder}", 130)
+        _stop(f"stopped; go on with: dirprune train --resume {quote(str(folder))}", 130)
     page = write_report(folder)
     screen.print(_table(summary))
-    screen.print(f"report: {page}", soft_wrap=True)
-    if quiet:
-        print(folder)
+    # Not by Rich, which would read markup into a folder's name.
+    print(folder if quiet else f"report: {page}")
 
 
 @app.command()
@@ -168,9 +188,9 @@ def _progress(screen: Console, recipe: "Recipe") -> Iterator[Callable[[str, dict
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}  accuracy {task.fields[accuracy]}  zeros {task.fields[zeros]}"),
+        TextColumn("loss {task.fields[loss]} acc {task.fields[accuracy]} zeros {task.fields[zeros]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=screen) as bars:

@@ -15,13 +15,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a name beside ``path`` to write to; on success it becomes ``path``, on failure the old file stays.
 
     >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "note.txt"
-    >>> with replacing(target) as beside:
-    ...     _ = beside.write_text("whole")
-    >>> target.read_text(), [p.name for p in target.parent.iterdir()]
-    ('whole', ['note.txt'])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(Path(folder) / "note.txt") as beside:
+    ...         _ = beside.write_text("whole")
+    ...     [(path.name, path.read_text()) for path in Path(folder).iterdir()]
+    [('note.txt', 'whole')]
     """
-    path = Path(path)
+    path = Path(path).resolve()  # so that a symbolic link stays one
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield beside
@@ -29,5 +29,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
         beside.replace(path)
+    except OSError as error:
+        if error.filename == str(beside):
+            error.filename = str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
@@ -32,12 +32,16 @@ class GRDA(Optimizer):
     ``lr = 0``, moves neither weight, dual, clock nor threshold.
 
     Momentum and weight decay enter the gradient of v as they enter the gradient of w in SGD; the decay pulls on w.
-    A parameter in a group with ``c = 0`` is trained by SGD, bit for bit, and keeps no dual.
+    A parameter in a group with ``c = 0`` is trained by SGD, bit for bit, and keeps no dual. (One difference: where SGD
+    multiplies a NaN gradient by ``lr = 0`` and writes NaN, this optimizer writes nothing.)
+
+    The weights are a function of the dual: after the first step, a change of the weights from outside (re-initialising,
+    clipping, averaging) is undone by the next step. Load weights before the first step, or the optimizer's state too.
 
     Args:
         params: parameters, named parameters or groups, as for every torch optimizer; see
             :func:`~directional_pruning.prunable_groups` for groups that spare normalisation and biases.
-        lr: learning rate, a float or a one-element tensor. Far larger rates than SGD's are not needed.
+        lr: learning rate, a float or a one-element tensor; start with SGD's.
         c: strength of pruning, >= 0; multiplies the threshold. 0 is SGD.
         mu: growth of the threshold over time, in (0, 1]; the theory asks for (1/2, 1).
         momentum, nesterov, weight_decay, maximize: as in ``torch.optim.SGD``.
@@ -94,41 +98,64 @@ class GRDA(Optimizer):
         super().add_param_group(param_group)
         added = self.param_groups[-1]
         for i, p in enumerate(added["params"]):
-            problem = None
-            if not p.is_floating_point():
-                problem = f"GRDA needs real floating-point parameters, but {label(added, i)} is {p.dtype}"
-            elif added["fused"] and not native.fits(p, p, p):
-                problem = (
-                    f"fused=True needs float32 parameters on the CPU, but {label(added, i)} is {p.dtype} on {p.device}"
-                )
-                if not native.available():
-                    problem = "fused=True needs the kernel that was not compiled at installation"
-            if problem is not None:
+            if problem := self._refusal(p, added):
                 self.param_groups.pop()
-                raise ValueError(problem)
+                raise ValueError(f"{problem}, but {label(added, i)} is {p.dtype} on {p.device}")
+
+    @staticmethod
+    def _refusal(p: Tensor, group: dict[str, Any]) -> str | None:
+        """What this parameter would have to be, if it cannot be trained."""
+        if p.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+            return "GRDA needs real floating-point parameters of 16, 32 or 64 bits"
+        if group["fused"] and not native.available():
+            return "fused=True needs the kernel, which was not compiled at installation"
+        if group["fused"] and not native.fits(p, p, p):
+            return "fused=True needs contiguous float32 parameters on the CPU"
+        return None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict of :meth:`state_dict`; the dual and the threshold keep the precision they were saved in."""
+        """Load what :meth:`state_dict` gave; dual, clock and threshold keep the precision they were saved in.
+
+        Raises:
+            ValueError: for the state of another optimizer or of parameters of another shape; nothing is loaded then.
+        """
         # torch casts every state tensor but `step` to the parameter's dtype, which would round a float32 dual to
-        # bfloat16. A hook that runs last sees the state as the hooks of the user left it; its tensors go in uncast.
-        for i, group in enumerate(state_dict["param_groups"]):
-            if "c" not in group:
-                raise ValueError(f"not a state dict of GRDA: its parameter group {i} has no 'c'")
-        seen: dict[str, Any] = {}
-        handle = self.register_load_state_dict_pre_hook(lambda _, final: seen.update(final))
+        # bfloat16. The first of these hooks runs after the user's and sees the state as they left it, the second runs
+        # before the user's and puts its tensors in uncast.
+        saved: dict[nn.Parameter, dict[str, Any]] = {}
+
+        def keep(_: Optimizer, final: dict[str, Any]) -> None:
+            for group, own in zip(final["param_groups"], self.param_groups):
+                if "c" not in group:
+                    raise ValueError("not a state dict of GRDA: a parameter group has no 'c'")
+                check_hyperparameters({**self.defaults, **group})
+                for i, (saved_id, p) in enumerate(zip(group["params"], own["params"])):
+                    saved[p] = final["state"].get(saved_id, {})
+                    for key in ("dual", "momentum_buffer"):
+                        value = saved[p].get(key)
+                        if value is not None and value.shape != p.shape:
+                            raise ValueError(
+                                f"{label(own, i)} does not fit its saved {key} of shape {tuple(value.shape)}"
+                            )
+
+        def restore(_: Optimizer) -> None:
+            for p, state in saved.items():
+                for key in ("dual", "momentum_buffer"):
+                    if state.get(key) is not None:
+                        self.state[p][key] = state[key].to(p.device)
+                for key, dtype in (("threshold", torch.float64), ("step", torch.float32)):
+                    if key in state:
+                        self.state[p][key] = state[key].to("cpu", dtype)
+
+        handles = (
+            self.register_load_state_dict_pre_hook(keep),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
+        )
         try:
             super().load_state_dict(state_dict)
         finally:
-            handle.remove()
-        saved_ids = (i for group in seen["param_groups"] for i in group["params"])
-        params = (p for group in self.param_groups for p in group["params"])
-        for saved_id, p in zip(saved_ids, params, strict=True):
-            saved = seen["state"].get(saved_id, {})
-            for key in ("dual", "momentum_buffer"):
-                if saved.get(key) is not None:
-                    self.state[p][key] = saved[key].to(p.device)
-            if "threshold" in saved:
-                self.state[p]["threshold"] = saved["threshold"].cpu()
+            for handle in handles:
+                handle.remove()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -138,7 +165,9 @@ class GRDA(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         # All groups are gathered before any is moved: a gradient that is refused leaves the whole model as it was.
-        gathered = [self._init_group(group) for group in self.param_groups]
+        gathered = [tuple([] for _ in range(6)) for _ in self.param_groups]
+        for group, lists in zip(self.param_groups, gathered, strict=True):
+            self._init_group(group, *lists)
         for group, (params, grads, duals, momentum_buffers, thresholds, steps) in zip(
             self.param_groups, gathered, strict=True
         ):
@@ -149,19 +178,33 @@ class GRDA(Optimizer):
                 momentum_buffers,
                 thresholds,
                 steps,
-                **{
-                    key: group[key]
-                    for key in ("lr", "c", "mu", "momentum", "nesterov", "weight_decay", "maximize", "fused")
-                },
+                lr=group["lr"],
+                c=group["c"],
+                mu=group["mu"],
+                momentum=group["momentum"],
+                nesterov=group["nesterov"],
+                weight_decay=group["weight_decay"],
+                maximize=group["maximize"],
+                fused=group["fused"],
             )
             if group["momentum"] != 0:
                 for p, buffer in zip(params, momentum_buffers, strict=True):
                     self.state[p]["momentum_buffer"] = buffer
         return loss
 
-    def _init_group(self, group: dict[str, Any]) -> tuple[list, list, list, list, list, list]:
+    def _init_group(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        duals: list[Tensor | None],
+        momentum_buffers: list[Tensor | None],
+        thresholds: list[Tensor | None],
+        steps: list[Tensor],
+    ) -> None:
         """Gather the parameters that have a gradient, with their state, made at their first update."""
-        params, grads, duals, momentum_buffers, thresholds, steps = [], [], [], [], [], []
+        if not isinstance(group["lr"], Tensor) and not group["lr"] >= 0:
+            raise ValueError(f"invalid lr: {group['lr']} (must be >= 0)")
         for i, p in enumerate(group["params"]):
             if p.grad is None:
                 continue
@@ -181,7 +224,6 @@ class GRDA(Optimizer):
             momentum_buffers.append(state.get("momentum_buffer"))
             thresholds.append(state.get("threshold"))
             steps.append(state["step"])
-        return params, grads, duals, momentum_buffers, thresholds, steps
 
 
 def grda(
@@ -240,7 +282,7 @@ def grda(
             if v is None or g is None:
                 steps[i].add_(1)
                 w.add_(grad, alpha=-lr)
-            elif fused is not False and native.fits(w, v, grad):
+            elif fused is not False and native.fits(w, v, grad, g, steps[i]):
                 batch.add(w, v, grad, g, steps[i])
             else:
                 # v_n = v_{n-1} - lr grad f(w_{n-1})

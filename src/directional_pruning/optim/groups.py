@@ -8,11 +8,13 @@ from torch import nn
 
 __all__ = ["prunable_groups"]
 
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
 # Kind -> does this parameter of this module belong to it.
 _KINDS: dict[str, Callable[[nn.Module, str, nn.Parameter], bool]] = {
-    # Scales outside a normalisation layer (LayerScale, PReLU) are one-dimensional too; matrices never are.
-    "norm": lambda module, name, p: "norm" in type(module).__name__.lower() or (name != "bias" and p.ndim < 2),
-    "bias": lambda module, name, p: name.endswith("bias"),
+    # One-dimensional is every scale, in a normalisation layer or outside (LayerScale, PReLU); matrices never are.
+    "norm": lambda module, name, p: isinstance(module, _NORMS) or (p.ndim < 2 and "bias" not in name),
+    "bias": lambda module, name, p: "bias" in name,
     "embedding": lambda module, name, p: isinstance(module, nn.Embedding | nn.EmbeddingBag),
 }
 

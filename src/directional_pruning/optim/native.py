@@ -39,14 +39,22 @@ def available() -> bool:
     return _native is not None
 
 
-def fits(w: Tensor, v: Tensor, d: Tensor) -> bool:
-    """Whether the kernel can update these: plain float32 CPU tensors, dense and of one memory layout."""
+def fits(w: Tensor, v: Tensor, d: Tensor, g: Tensor | None = None, n: Tensor | None = None) -> bool:
+    """Whether the kernel, which sees bare addresses, can update these.
+
+    w, v and d must be plain float32 CPU tensors of one shape and one dense layout, g a float64 and n a float32 scalar.
+    """
     return (
         w.dtype is v.dtype is d.dtype is torch.float32
         and (w.is_cpu and v.is_cpu and d.is_cpu)
         and (type(w) in _PLAIN and type(v) in _PLAIN and type(d) in _PLAIN)
+        and w.shape == v.shape == d.shape
         and w.stride() == v.stride() == d.stride()
         and (w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last))
+        # A gradient that is negated or zero only on paper, or one that begins between two floats.
+        and not (d.is_neg() or d._is_zerotensor() or (w.data_ptr() | v.data_ptr() | d.data_ptr()) % 4)
+        and (g is None or (g.dtype is torch.float64 and g.is_cpu))
+        and (n is None or (n.dtype is torch.float32 and n.is_cpu))
         and _native is not None
         and not torch.compiler.is_compiling()
     )
@@ -91,7 +99,7 @@ class Batch:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="grda")
+    return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="grda")
 
 
 # A forked process has none of its parent's threads.

@@ -5,7 +5,7 @@ that texts keep their size when pictures stand side by side on a desk or one bel
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from .canvas import COLOURS, GRID, INK, MUTED, STEPS, new_figure, note, panel, styled
-from .curves import Curve, curves_of, draw, last_epoch, range_of
-from .wording import NAMES, amount, decimal, percent
+from .canvas import (
+    COLOURS,
+    GRID,
+    INK,
+    MUTED,
+    STEPS,
+    Curve,
+    curves_of,
+    draw,
+    last_epoch,
+    new_figure,
+    note,
+    panel,
+    range_of,
+    styled,
+)
+from .records import Record
+from .text import NAMES, accuracy_of, amount, decimal, percent
 
-Records = Iterable[Mapping[str, Any]]
+Records = Sequence[Record]
 
 
 @styled
@@ -28,7 +43,6 @@ def loss_figure(metrics: Records) -> Figure | None:
     >>> figure.axes[0].get_yscale(), loss_figure([])
     ('log', None)
     """
-    metrics = list(metrics)
     curves = curves_of(metrics, "train_loss")
     if not curves:
         return None
@@ -44,32 +58,24 @@ def loss_figure(metrics: Records) -> Figure | None:
 
 @styled
 def accuracy_figure(metrics: Records) -> Figure | None:
-    """Validation accuracy of both networks over epochs; training accuracy where nothing was held out.
-
-    The axis begins at the lowest value after the first tenth of the epochs: the start does not squeeze the end.
-    """
-    metrics = list(metrics)
-    kind = "validation" if any("validation_accuracy" in record for record in metrics) else "training"
-    key = "validation_accuracy" if kind == "validation" else "train_accuracy"
+    """Validation accuracy of both networks over epochs; training accuracy where nothing was held out."""
+    kind, key = accuracy_of(metrics)
     curves = curves_of(metrics, key, unit=0.01)
     if not curves:
         return None
     figure = new_figure()
     axes = panel(figure, f"{kind} accuracy, %")
-    end = last_epoch(metrics)
-    late = [curve.values[(curve.epochs > end / 10) | (curve.epochs == curve.epochs[-1])] for curve in curves]
-    lowest, highest = range_of(late)[0], range_of(curve.values for curve in curves)[1]
+    lowest, highest = range_of(curve.values for curve in curves)
     margin = max(0.08 * (highest - lowest), 0.2)
     axes.set_ylim(lowest - margin, highest + margin)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
-    draw(axes, curves, end, lambda value: percent(value / 100))
+    draw(axes, curves, last_epoch(metrics), lambda value: percent(value / 100))
     return figure
 
 
 @styled
 def sparsity_figure(metrics: Records) -> Figure | None:
     """Share of exact zeros over epochs: of all parameters for both networks, of the prunable weights for gRDA."""
-    metrics = list(metrics)
     curves = curves_of(metrics, "sparsity_all", ("sgd",), unit=0.01)
     for name, key in (("gRDA, all", "sparsity_all"), ("prunable", "sparsity_prunable")):
         dashed = key == "sparsity_prunable"
@@ -87,7 +93,6 @@ def sparsity_figure(metrics: Records) -> Figure | None:
 @styled
 def schedule_figure(metrics: Records) -> Figure | None:
     """Learning rate above, threshold of gRDA below, over the same epochs."""
-    metrics = list(metrics)
     rates, thresholds = curves_of(metrics, "lr"), curves_of(metrics, "threshold", ("grda",))
     if len(rates) == 2 and _agree(*rates):
         rates = [max(rates, key=lambda rate: len(rate.epochs))._replace(colour=INK, name="both")]
@@ -109,30 +114,29 @@ def schedule_figure(metrics: Records) -> Figure | None:
 
 @styled
 def layers_figure(layers: Records) -> Figure | None:
-    """One bar per prunable layer, in the order of the network: the share of zeros, and nonzeros of total in figures.
+    """One bar per layer, in the order of the network: the share of zeros, and nonzeros of total in figures.
 
     >>> figure = layers_figure([{"name": "fc.weight", "total": 10, "nonzeros": 1}])
     >>> float(figure.axes[0].patches[-1].get_width())
     90.0
     """
-    bars = countable(layers)
-    if not bars:
+    if not layers:
         return None
-    names = [_shortened(str(layer["name"]).removesuffix(".weight")) for layer in bars]
-    zeros = [100 * (1 - layer["nonzeros"] / layer["total"]) for layer in bars]
-    exact = 100_000 if max(layer["total"] for layer in bars) < 100_000 else 1000
+    names = [_shortened(str(layer["name"]).removesuffix(".weight")) for layer in layers]
+    zeros = [100 * (1 - layer["nonzeros"] / layer["total"]) for layer in layers]
+    exact = 100_000 if max(layer["total"] for layer in layers) < 100_000 else 1000
     left, right = 6.6 * max(map(len, names)) + 14, 126
-    figure = new_figure(height=19 * len(bars) + 66)
+    figure = new_figure(height=19 * len(layers) + 66)
     axes = panel(figure, "zeros, %", left=left, right=right, label_at=left)
-    axes.barh(range(len(bars)), 100, height=0.62, color=GRID)
-    axes.barh(range(len(bars)), zeros, height=0.62, color=COLOURS["grda"])
+    axes.barh(range(len(layers)), 100, height=0.62, color=GRID)
+    axes.barh(range(len(layers)), zeros, height=0.62, color=COLOURS["grda"])
     axes.set_xlim(0, 100)
-    axes.set_ylim(len(bars) - 0.4, -0.6)
+    axes.set_ylim(len(layers) - 0.4, -0.6)
     axes.set_yticks([])
     axes.xaxis.set_major_locator(FixedLocator([0, 50, 100]))
     axes.spines[["left", "bottom"]].set_visible(False)
     on_row: Any = {"of": ("axes fraction", "data"), "va": "center", "color": INK}
-    for row, (name, layer) in enumerate(zip(names, bars)):
+    for row, (name, layer) in enumerate(zip(names, layers)):
         note(axes, name, (0, row), (1 - left, 0), **on_row)
         counts = f"{amount(layer['nonzeros'], exact)} / {amount(layer['total'], exact)}"
         note(axes, counts, (1, row), (right - 1, 0), ha="right", **on_row)
@@ -141,7 +145,7 @@ def layers_figure(layers: Records) -> Figure | None:
 
 
 @styled
-def histogram_figure(histogram: Mapping[str, Any]) -> Figure | None:
+def histogram_figure(histogram: Record) -> Figure | None:
     r"""How many weights lie in each interval, on a log scale; the exact zeros of gRDA are a needle of their own.
 
     >>> figure = histogram_figure({"edges": [-1, 0, 1], "sgd": [3, 4], "grda": [1, 0], "grda_zeros": 6})
@@ -179,16 +183,6 @@ def histogram_figure(histogram: Mapping[str, Any]) -> Figure | None:
     for shift, network in zip((0, -40), reversed(networks)):
         note(axes, NAMES[network], (1, 1), (shift, 12), ha="right", color=COLOURS[network])
     return figure
-
-
-def countable(layers: Records) -> list[Mapping[str, Any]]:
-    """The prunable layers whose counts are known."""
-    known = []
-    for layer in layers:
-        counts: list[Any] = [layer.get("total"), layer.get("nonzeros")]
-        if "name" in layer and layer.get("prunable", True) and None not in counts and all(map(math.isfinite, counts)):
-            known.append(layer)
-    return [layer for layer in known if layer["total"] > 0]
 
 
 def _agree(first: Curve, second: Curve) -> bool:

@@ -2,33 +2,19 @@
 
 import base64
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from ..files import replacing
-from .canvas import to_svg
-from .captions import Picture, breaks, training_pictures, weight_pictures
+from . import figures
+from .canvas import AT_NIGHT, COLOURS, FONTS, GRID, GROUND, INK, MUTED, to_svg
 from .records import NETWORKS, Record, Run, read_run
-from .template import frame
-from .wording import NAMES, THE, amount, decimal, duration, percent, size
-
-_ABOUT = """<p class="about">gRDA trains a network and prunes it in the same pass: after every step, each weight that
-has not outgrown a slowly rising threshold is set to exactly zero. Its <span class="sgd">dense twin</span> is the same
-network, trained from the same initial weights by plain stochastic gradient descent (SGD). The method: Chao, Wang, Xing
-and Cheng, <cite>Directional Pruning of Deep Neural Networks</cite>, NeurIPS 2020, arXiv 2006.09358.</p>"""
-
-_MEANINGS = {
-    "epochs": "passes over the training data",
-    "batch_size": "examples per step",
-    "lr": "learning rate at the start",
-    "c": "strength of the threshold; 0 is plain SGD",
-    "mu": "how fast the threshold grows",
-    "seed": "start of every random number",
-}
+from .text import ABOUT, MEANINGS, NAMES, amount, captions, decimal, duration, headline, percent, size
 
 Row = tuple[str, str, Callable[[float], str]]
 _RESULTS: Sequence[Row] = (
@@ -57,64 +43,46 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     The same run gives the same bytes. Raises ``FileNotFoundError`` if the folder is missing or no run, and
     ``CorruptFileError`` if a file of the run cannot be read.
 
-    >>> import json, tempfile
-    >>> run = Path(tempfile.mkdtemp())
-    >>> _ = (run / "config.json").write_text(json.dumps({"recipe": "digits", "command": "dirprune train digits"}))
-    >>> page = write_report(run)
-    >>> page.name, "dirprune train digits" in page.read_text(encoding="utf-8")
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     _ = (Path(run) / "config.json").write_text('{"command": "dirprune train digits"}')
+    ...     page = write_report(run)
+    ...     page.name, "dirprune train digits" in page.read_text(encoding="utf-8")
     ('report.html', True)
     """
     folder = Path(folder)
     run = read_run(folder)
-    sections = [_header(run), _results(run)]
-    for heading, pictures in (("Training", training_pictures(run)), ("Weights", weight_pictures(run))):
-        sections.append(_section(heading, _pictures(pictures, folder / "figures"), "pictures"))
-    sections += [_reproduce(run.config), _settings(run.config), _versions(run.config)]
+    words, pictures = captions(run), folder / "figures"
+    training = {
+        "loss": figures.loss_figure(run.metrics),
+        "accuracy": figures.accuracy_figure(run.metrics),
+        "sparsity": figures.sparsity_figure(run.metrics),
+        "schedule": figures.schedule_figure(run.metrics),
+    }
+    weights = {
+        "layers": figures.layers_figure(run.summary.get("layers", [])),
+        "histogram": figures.histogram_figure(run.summary.get("histogram", {})),
+    }
+    command = escape(str(run.config.get("command") or ""))
+    settings = {key: value for key, value in run.config.items() if key not in ("command", "versions")}
+    sections = [
+        _header(run),
+        _results(run),
+        _section("Training", _pictures(training, words, pictures), "pictures"),
+        _section("Weights", _pictures(weights, words, pictures), "pictures"),
+        _section("Run it again", command and f"<pre><code>{command}</code></pre>"),
+        _section("Configuration", _settings(settings, MEANINGS)),
+        _section("Versions", _settings(run.config.get("versions") or {})),
+    ]
     page = folder / "report.html"
-    _write(page, frame(escape(f"{run.name}: directional pruning"), "\n".join(filter(None, sections))))
+    _write(page, _document(escape(f"{run.name}: directional pruning"), "\n".join(filter(None, sections))))
     return page
 
 
 def _header(run: Run) -> str:
-    first, rest = _headline(run)
-    rest = f"{rest}{breaks(run)}".strip()
+    first, rest = headline(run)
     lead = f"<p>{escape(rest)}</p>\n" if rest else ""
-    return f'<header>\n<p class="recipe">{escape(run.name)}</p>\n<h1>{escape(first)}</h1>\n{lead}{_ABOUT}\n</header>'
-
-
-def _headline(run: Run) -> tuple[str, str]:
-    """The result in one sentence, and what else is worth a line; or how far a run has come."""
-    if not run.summary:
-        return _progress(run)
-    summary, grda, sgd = (_finite(part) for part in (run.summary, run.summary.get("grda"), run.summary.get("sgd")))
-    parts = []
-    if "sparsity_all" in grda:
-        parts.append(f"{percent(grda['sparsity_all'])} of all parameters are exactly zero")
-    if "test_accuracy" in grda:
-        twin = f" against {percent(sgd['test_accuracy'])} for the dense twin" if "test_accuracy" in sgd else ""
-        parts.append(f"test accuracy {percent(grda['test_accuracy'])}{twin}")
-    rest = []
-    if "parameters" in summary:
-        rest.append(f"The network has {amount(summary['parameters'])} parameters.")
-    small, large = grda.get("sparse_bytes", 0), sgd.get("bytes", grda.get("bytes", 0))
-    if small > 0 and large > small:
-        times = decimal(large / small, 2)
-        rest.append(f"Stored without its zeros it takes {size(small)} instead of {size(large)}, {times} times less.")
-    if "seconds" in summary:
-        rest.append(f"The whole run took {duration(summary['seconds'])}.")
-    return "; ".join(parts) or "Finished", " ".join(rest)
-
-
-def _progress(run: Run) -> tuple[str, str]:
-    if not run.metrics:
-        return "Not finished: no epoch is complete yet", ""
-    network, last = run.metrics[-1]["network"], _finite(run.metrics[-1])
-    planned = f" of {last['epochs']:.0f}" if "epochs" in last else ""
-    first = f"Not finished: {THE[network]} is at epoch {last['epoch']}{planned}"
-    if network == "sgd":
-        return first, "The dense twin trains first; gRDA follows from the same initial weights."
-    zeros = last.get("sparsity_all")
-    return first, "" if zeros is None else f"So far {percent(zeros)} of all parameters are exactly zero."
+    return f'<header>\n<p class="recipe">{escape(run.name)}</p>\n<h1>{escape(first)}</h1>\n{lead}{ABOUT}\n</header>'
 
 
 def _results(run: Run) -> str:
@@ -139,46 +107,29 @@ def _comparison(rows: Sequence[Row], records: Mapping[str, Record]) -> str:
     return f'<table class="results">\n{head}\n<tbody>\n{"".join(lines)}</tbody>\n</table>'
 
 
-def _pictures(pictures: Sequence[Picture], folder: Path) -> str:
+def _pictures(drawn: Mapping[str, Figure | None], words: Mapping[str, tuple[str, str]], folder: Path) -> str:
     """Write each picture as a file, and all of them into the page."""
     shown = []
-    for picture in pictures:
-        svg = to_svg(picture.figure, picture.alternative)
+    for name, figure in drawn.items():
+        if figure is None:
+            continue
+        caption, alternative = words[name]
+        svg = to_svg(figure, alternative)
         folder.mkdir(exist_ok=True)
-        _write(folder / f"{picture.name}.svg", svg)
+        _write(folder / f"{name}.svg", svg)
         source = "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-        image = f'<img alt="{escape(picture.alternative)}" src="{source}">'
-        shown.append(f"<figure>\n<figcaption>{escape(picture.caption)}</figcaption>\n{image}\n</figure>")
+        image = f'<img alt="{escape(alternative)}" src="{source}">'
+        shown.append(f"<figure>\n<figcaption>{escape(caption)}</figcaption>\n{image}\n</figure>")
     return "\n".join(shown)
 
 
-def _reproduce(config: Record) -> str:
-    command = config.get("command")
-    return _section("Run it again", f"<pre><code>{escape(str(command))}</code></pre>" if command else "")
-
-
-def _settings(config: Record) -> str:
-    shown = {key: value for key, value in config.items() if key not in ("command", "versions")}
-    rows = "".join(
-        f'<tr><th scope="row">{escape(key)}</th><td>{_value(value)}</td><td>{_MEANINGS.get(key, "")}</td></tr>\n'
-        for key, value in shown.items()
-    )
-    return _section("Configuration", rows and f'<table class="settings">\n<tbody>\n{rows}</tbody>\n</table>')
-
-
-def _versions(config: Record) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(key)}</th><td>{_value(value)}</td></tr>\n'
-        for key, value in (config.get("versions") or {}).items()
-    )
-    return _section("Versions", rows and f'<table class="settings">\n<tbody>\n{rows}</tbody>\n</table>')
-
-
-def _finite(record: Record | None) -> dict[str, float]:
-    """The numbers of a record that are numbers."""
-    return {
-        key: value for key, value in (record or {}).items() if isinstance(value, int | float) and math.isfinite(value)
-    }
+def _settings(values: Record, meanings: Mapping[str, str] | None = None) -> str:
+    """A table of names and values, with a column for what they mean if ``meanings`` are given."""
+    rows = ""
+    for key, value in values.items():
+        meaning = "" if meanings is None else f"<td>{meanings.get(key, '')}</td>"
+        rows += f'<tr><th scope="row">{escape(key)}</th><td>{_value(value)}</td>{meaning}</tr>\n'
+    return rows and f'<table class="settings">\n<tbody>\n{rows}</tbody>\n</table>'
 
 
 def _section(heading: str, content: str, kind: str = "wide") -> str:
@@ -195,3 +146,70 @@ def _value(value: Any) -> str:
 def _write(path: Path, text: str) -> None:
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _document(title: str, body: str) -> str:
+    """The whole document; ``title`` and ``body`` are HTML already."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def _colours(of: dict[str, str]) -> str:
+    named = {"ink": INK, "muted": MUTED, "rule": GRID, "ground": GROUND, "sgd": COLOURS["sgd"], "grda": COLOURS["grda"]}
+    return "".join(f"--{name}:{of.get(colour, colour)};" for name, colour in named.items())
+
+
+_STYLE = f"""
+:root {{ color-scheme: light dark; {_colours({})} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {_colours(AT_NIGHT)} }} }}
+@media print {{ :root {{ color-scheme: light; {_colours({})} }} }}
+* {{ box-sizing: border-box; }}
+html {{ background: var(--ground); color: var(--ink); font: 16px/1.55 {FONTS}; -webkit-text-size-adjust: 100%; }}
+body {{ max-width: 58rem; margin: 0 auto; padding: 3rem 1.25rem 4rem; }}
+header p, h1, h2, section > p {{ max-width: 42rem; }}
+.recipe {{ margin: 0 0 .5rem; color: var(--grda); font-weight: 600; overflow-wrap: anywhere; }}
+h1 {{ margin: 0 0 1rem; font-size: clamp(1.5rem, 1.1rem + 2vw, 2.1rem); line-height: 1.2; letter-spacing: -.015em;
+     text-wrap: balance; }}
+h2 {{ margin: 3rem 0 .75rem; font-size: 1.2rem; letter-spacing: -.005em; }}
+p {{ margin: 0 0 1rem; }}
+.about {{ color: var(--muted); }}
+.sgd {{ color: var(--sgd); }} .grda {{ color: var(--grda); }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .4rem 0 .4rem 1.25rem; border-bottom: 1px solid var(--rule); text-align: right;
+         vertical-align: baseline; }}
+th:first-child, td:first-child {{ padding-left: 0; text-align: left; }}
+th {{ font-weight: 400; color: var(--muted); }}
+thead th {{ font-weight: 600; white-space: nowrap; }}
+thead .sgd {{ color: var(--sgd); }}
+thead .grda {{ color: var(--grda); }}
+.results {{ width: 100%; max-width: 42rem; }}
+.settings td {{ min-width: 6rem; text-align: left; overflow-wrap: anywhere; }}
+.settings td + td {{ color: var(--muted); }}
+@media (max-width: 30rem) {{ table {{ font-size: .9rem; }} th, td {{ padding-left: .75rem; }} }}
+.pictures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 2.25rem 2rem;
+             align-items: start; }}
+figure {{ display: grid; grid-template-rows: subgrid; grid-row: span 2; gap: .75rem; margin: 0; max-width: 30rem; }}
+img {{ display: block; width: 100%; height: auto; }}
+pre {{ margin: 0 0 1rem; padding: .75rem 1rem; border: 1px solid var(--rule); border-radius: .4rem; overflow-x: auto;
+      user-select: all; white-space: pre-wrap; overflow-wrap: anywhere; }}
+code {{ font: .9em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }}
+@media print {{
+  html {{ font-size: 10.5pt; }} body {{ max-width: none; padding: 0; }}
+  figure, tr, pre {{ break-inside: avoid; }} h2 {{ break-after: avoid; }}
+  .pictures {{ grid-template-columns: 1fr 1fr; gap: 1.5rem; }}
+}}
+"""

@@ -85,7 +85,10 @@ def _read_summary(path: Path) -> Record:
         raise CorruptFileError(f"{where}: layers is not a list of objects")
     for layer in layers:
         _check_numbers(layer, ("total", "nonzeros"), f"{where}, layers")
-    histogram = _section(summary, "histogram", where)
+    # Only prunable layers whose counts are known; a comparison with NaN is false.
+    layers = [x for x in layers if "name" in x and x.get("total", 0) > 0 and x.get("nonzeros", -1) >= 0]
+    summary["layers"] = [layer for layer in layers if layer.get("prunable", True)]
+    histogram = summary["histogram"] = _section(summary, "histogram", where)
     _check_numbers(histogram, ("grda_zeros", "sgd_zeros"), f"{where}, histogram")
     for key in ("edges", *NETWORKS):
         values = histogram.get(key)

@@ -51,11 +51,12 @@ def save_sparse(
     cannot be stored (complex128, quantized, sparse layout, meta); TypeError for an entry that is no tensor.
 
     >>> import os, tempfile
-    >>> path = os.path.join(tempfile.mkdtemp(), "net.safetensors")
     >>> weight = torch.zeros(256, 256)
     >>> weight[0, ::2] = -0.1
-    >>> save_sparse({"weight": weight}, path)
-    >>> assert load_sparse(path)["weight"].equal(weight) and os.path.getsize(path) < 1000
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "net.safetensors")
+    ...     save_sparse({"weight": weight}, path)
+    ...     assert load_sparse(path)["weight"].equal(weight) and os.path.getsize(path) < 1000
     """
     if values not in _VALUES:
         raise ValueError(f"invalid values: {values!r} (must be one of {', '.join(_VALUES)})")
@@ -88,9 +89,10 @@ def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     reads, or another kind of file; FileNotFoundError if it is missing.
 
     >>> import os, tempfile
-    >>> path = os.path.join(tempfile.mkdtemp(), "net.safetensors")
-    >>> save_sparse(torch.nn.Linear(4, 2), path)
-    >>> assert list(load_sparse(path)) == ["weight", "bias"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "net.safetensors")
+    ...     save_sparse(torch.nn.Linear(4, 2), path)
+    ...     assert list(load_sparse(path)) == ["weight", "bias"]
     """
     # safe_open does not name a folder or a missing file in the ordinary way; this does.
     open(path, "rb").close()

@@ -29,7 +29,7 @@ class LayerSparsity:
 
     @property
     def prunable(self) -> bool:
-        """Weights have two or more dimensions; biases and scales of normalisation have fewer and are not pruned."""
+        """Whether it has two or more dimensions, as weights do; biases and scales have fewer and are usually spared."""
         return len(self.shape) >= 2
 
     @property
@@ -112,7 +112,8 @@ def sparsity_report(model: nn.Module, example_inputs: Any = None) -> SparsityRep
             multiply-adds are those of this whole batch. None leaves them out.
 
     Multiply-adds are those of matrix products, convolutions and attention, as ``torch.utils.flop_counter`` knows them
-    (half its count), padding included; additions of biases and elementwise functions are not counted.
+    (half its count), padding included; additions of biases and elementwise functions are not counted. Under autocast
+    layers multiply by copies of their weights, which count as activations: give inputs outside of it.
 
     Example:
         >>> layer = nn.Linear(3, 2)

@@ -26,8 +26,9 @@ def save_checkpoint(
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "records": records,
     }
-    with replacing(path) as beside:
-        torch.save(state, beside)
+    with replacing(path) as beside, open(beside, "wb") as file:
+        # An open file, because of a failed write torch's own says nothing that a person could use.
+        torch.save(state, file)
 
 
 def load_checkpoint(
@@ -60,5 +61,5 @@ def load_checkpoint(
         if state["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         return state["records"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptFileError(f"{path} is not a checkpoint of this network and optimizer") from error

@@ -1,8 +1,9 @@
 """Train a network and measure it: two plain functions and the paper's schedule."""
 
 import math
+import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def fit(
     scheduler: LRScheduler | None = None,
     loss_fn: Loss = F.cross_entropy,
     validation: Callable[[], Batches] | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 5,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -61,6 +62,7 @@ def fit(
         CorruptFileError: for a checkpoint that cannot be read or is of another network or optimizer.
     """
     records: list[dict[str, Any]] = []
+    checkpoint = Path(checkpoint) if checkpoint is not None else None
     if checkpoint is not None and checkpoint.exists():
         records = load_checkpoint(checkpoint, model, optimizer, scheduler)
         if on_epoch is not None:
@@ -88,7 +90,7 @@ def fit(
             seen += len(labels)
         if scheduler is not None:
             scheduler.step()
-        if (name := _first_non_finite(model)) is not None:
+        if (name := _first_non_finite(model.state_dict())) is not None:
             raise NonFiniteError(f"{name} is not finite after step {step} (epoch {epoch})")
 
         sparsity = sparsity_report(model)
@@ -123,15 +125,18 @@ def evaluate(model: nn.Module, batches: Batches, loss_fn: Loss = F.cross_entropy
     >>> evaluate(nn.Identity(), two)["accuracy"]
     0.5
     """
-    training = model.training
+    training = {module: module.training for module in model.modules()}
     model.eval()
     loss, correct, seen = 0.0, 0, 0
-    for inputs, labels in batches:
-        logits = model(inputs)
-        loss += loss_fn(logits, labels).item() * len(labels)
-        correct += int((logits.argmax(1) == labels).sum())
-        seen += len(labels)
-    model.train(training)
+    try:
+        for inputs, labels in batches:
+            logits = model(inputs)
+            loss += loss_fn(logits, labels).item() * len(labels)
+            correct += int((logits.argmax(1) == labels).sum())
+            seen += len(labels)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
     return {"loss": loss / seen, "accuracy": correct / seen}
 
 
@@ -159,15 +164,17 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("no training there")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"invalid device: {name} (not usable here; cpu always is)") from error
     return device
 
 
-def _first_non_finite(model: nn.Module) -> str | None:
-    """The first parameter or buffer, in the order of the layers, that holds NaN or infinity."""
-    for name, tensor in model.state_dict().items():
+def _first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first that holds NaN or infinity."""
+    for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             return name
     return None
@@ -178,7 +185,8 @@ def _blame(model: nn.Module, inputs: Tensor) -> str:
     """Where a non-finite loss comes from: the input, a weight, or the first layer whose output is not finite."""
     if not bool(torch.isfinite(inputs).all()):
         return "the input is not finite"
-    if (name := _first_non_finite(model)) is not None:
+    # Not the buffers: the pass that failed has already spoilt the running averages behind the culprit.
+    if (name := _first_non_finite(dict(model.named_parameters()))) is not None:
         return f"{name} is not finite"
     culprits: list[str] = []
 

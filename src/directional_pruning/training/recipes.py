@@ -44,6 +44,8 @@ class Recipe:
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"invalid {name}: {getattr(self, name)} (must be >= {least})")
+        if self.seed >= 2**32:
+            raise ValueError(f"invalid seed: {self.seed} (must be < 2**32)")
         # The optimizer's own checks, now rather than after the dense twin has trained.
         GRDA([torch.empty(0)], lr=self.lr, c=self.c, mu=self.mu)
 

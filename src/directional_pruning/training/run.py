@@ -4,18 +4,20 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import save_model
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..data import Splits
 from ..files import CorruptFileError, replacing
 from ..sparsity import save_sparse, sparsity_report
-from .fit import Batches, evaluate, fit, paper_schedule
+from .fit import evaluate, fit, paper_schedule, pick_device
 from .recipes import RECIPES, Recipe
 
 __all__ = ["NETWORKS", "create_run", "load_run", "train_run"]
@@ -60,7 +62,7 @@ def load_run(folder: Path) -> tuple[Recipe, torch.device]:
         config = json.loads(path.read_text())
         recipe = RECIPES[config["recipe"]]()
         overrides = {name: config[name] for name in recipe.hyperparameters()}
-        return replace(recipe, **overrides), torch.device(config["versions"]["device"])
+        return replace(recipe, **overrides), pick_device(config["versions"]["device"])
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CorruptFileError(f"{path} is not a readable configuration of a run: {error}") from error
 
@@ -82,39 +84,13 @@ def train_run(
         NonFiniteError, CorruptFileError: as :func:`~directional_pruning.training.fit`.
     """
     recipe, device = load_run(folder)
-    train, validation, test = recipe.data(device)
-    models, records, results = {}, {}, {}
-    # Written anew from the checkpoints' records, so lines from beyond the last checkpoint vanish.
-    with open(folder / "metrics.jsonl", "w") as metrics:
-        for network in NETWORKS:
-            (folder / network).mkdir(exist_ok=True)
-
-            def log(record: dict[str, Any], network: str = network) -> None:
-                metrics.write(json.dumps({"network": network, "epochs": recipe.epochs, **record}) + "\n")
-                metrics.flush()
-                if on_epoch is not None:
-                    on_epoch(network, record)
-
-            torch.manual_seed(recipe.seed)
-            model = models[network] = recipe.model().to(device)
-            optimizer = recipe.optimizer(model, network)
-            records[network] = fit(
-                model,
-                optimizer,
-                # Seeds of neighbouring runs must not share epochs.
-                lambda epoch: train.batches(recipe.batch_size, shuffle_seed=recipe.seed * 1_000_003 + epoch),
-                epochs=recipe.epochs,
-                scheduler=LambdaLR(optimizer, lambda epoch: paper_schedule(epoch, recipe.epochs)),
-                validation=lambda: validation.batches(recipe.batch_size),
-                checkpoint=folder / network / "checkpoint.pt",
-                checkpoint_every=checkpoint_every,
-                on_epoch=log,
-            )
-            weights_file = folder / network / "model.safetensors"
-            with replacing(weights_file) as beside:
-                save_model(model, str(beside))
-            results[network] = _result(model, records[network], test.batches(recipe.batch_size))
-            results[network]["bytes"] = weights_file.stat().st_size
+    splits = recipe.data(device)
+    models, results = {}, {}
+    for network in NETWORKS:
+        report = partial(on_epoch, network) if on_epoch is not None else None
+        models[network], results[network] = _train_network(
+            folder, network, recipe, device, splits, report, checkpoint_every
+        )
     sparse_file = folder / "model.sparse.safetensors"
     save_sparse(models["grda"], sparse_file)
     results["grda"]["sparse_bytes"] = sparse_file.stat().st_size
@@ -128,17 +104,67 @@ def train_run(
     return summary
 
 
-def _result(model: nn.Module, records: list[dict[str, Any]], test: Batches) -> dict[str, Any]:
-    """What one network came to. The test set is used here and nowhere else."""
-    measured, sparsity = evaluate(model, test), sparsity_report(model)
-    return {
+def _train_network(
+    folder: Path,
+    network: str,
+    recipe: Recipe,
+    device: torch.device,
+    splits: Splits,
+    on_epoch: Callable[[dict[str, Any]], None] | None,
+    checkpoint_every: int,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train one of the networks, or go on where it was stopped; the trained network and its part of the summary."""
+    (folder / network).mkdir(exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    model = recipe.model().to(device)
+    optimizer = recipe.optimizer(model, network)
+    first = True
+
+    def log(record: dict[str, Any]) -> None:
+        nonlocal first
+        if first:
+            # The past epochs come again, from the checkpoint; what was written beyond it goes.
+            _forget_network(folder / "metrics.jsonl", network)
+            first = False
+        with open(folder / "metrics.jsonl", "a") as metrics:
+            metrics.write(json.dumps({"network": network, "epochs": recipe.epochs, **record}) + "\n")
+        if on_epoch is not None:
+            on_epoch(record)
+
+    records = fit(
+        model,
+        optimizer,
+        # Seeds of neighbouring runs must not share epochs.
+        lambda epoch: splits.train.batches(recipe.batch_size, shuffle_seed=recipe.seed * 1_000_003 + epoch),
+        epochs=recipe.epochs,
+        scheduler=LambdaLR(optimizer, lambda epoch: paper_schedule(epoch, recipe.epochs)),
+        validation=lambda: splits.validation.batches(recipe.batch_size),
+        checkpoint=folder / network / "checkpoint.pt",
+        checkpoint_every=checkpoint_every,
+        on_epoch=log,
+    )
+    weights = safetensors.torch.save(model.state_dict())
+    with replacing(folder / network / "model.safetensors") as beside:
+        beside.write_bytes(weights)
+    # The test set is used here and nowhere else.
+    measured, sparsity = evaluate(model, splits.test.batches(recipe.batch_size)), sparsity_report(model)
+    return model, {
         "test_accuracy": measured["accuracy"],
         "test_loss": measured["loss"],
         "train_loss": records[-1]["train_loss"],
         "sparsity_all": sparsity.sparsity,
         "sparsity_prunable": sparsity.prunable.sparsity,
+        "bytes": len(weights),
         "seconds": records[-1]["seconds"],
     }
+
+
+def _forget_network(path: Path, network: str) -> None:
+    """Remove the lines of one network, and a last line that a kill cut short."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    own = json.dumps({"network": network})[:-1]
+    with replacing(path) as beside:
+        beside.write_text("".join(line for line in lines if line.endswith("\n") and not line.startswith(own)))
 
 
 def _anatomy(dense: nn.Module, sparse: nn.Module, bins: int = 81) -> dict[str, Any]:
