@@ -1,9 +1,5 @@
 """The compiled kernel against torch's operations, which are the truth."""
 
-import os
-import signal
-import threading
-
 import pytest
 import torch
 from torch import nn
@@ -152,16 +148,3 @@ def test_autograd_notices_the_kernels_change():
     GRDA([w], lr=0.1, c=0.1, fused=True).step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_forked_process_can_train_after_its_parent_did(many_threads):
-    train(True, [torch.ones(500)])
-    assert threading.active_count() > 1
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)  # a dead lock ends as a signal, not as a hanging test
-        params, _ = train(True, [torch.ones(500)])
-        os._exit(0 if torch.isfinite(params[0]).all() else 1)
-    assert os.waitpid(child, 0)[1] == 0

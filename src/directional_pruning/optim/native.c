@@ -49,36 +49,47 @@ typedef struct {
     int64_t w, v, d, g, n, elements;
 } Row;
 
-/* update(table, alpha, begin, end, streaming): of the elements of all tensors, laid end to end, update those from begin
-   to end with the threshold that g points to. */
-static PyObject *native_update(PyObject *Py_UNUSED(self), PyObject *args) {
-    Py_buffer table;
-    double alpha;
-    Py_ssize_t begin, end;
-    int streaming;
-    if (!PyArg_ParseTuple(args, "y*dnnp", &table, &alpha, &begin, &end, &streaming)) return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    const Row *row = table.buf, *last = row + table.len / (Py_ssize_t)sizeof(Row);
+/* Of the elements of all tensors, laid end to end, update those from begin to end. */
+static void update_range(const Row *row, const Row *last, Py_ssize_t begin, Py_ssize_t end, float alpha, int streaming) {
     for (Py_ssize_t first = 0; row < last; first += (Py_ssize_t)row->elements, row++) {
         Py_ssize_t from = begin > first ? begin - first : 0;
         Py_ssize_t to = end < first + row->elements ? end - first : (Py_ssize_t)row->elements;
         if (from >= to) continue;
         float *w = (float *)(intptr_t)row->w, *v = (float *)(intptr_t)row->v;
         const float *d = (const float *)(intptr_t)row->d;
-        float rate = (float)alpha, g = (float)*(const double *)(intptr_t)row->g;
+        float g = (float)*(const double *)(intptr_t)row->g;
 #if HAS_STREAM
         if (streaming) {
             /* up to the next address that is a multiple of 64 */
             Py_ssize_t head = (Py_ssize_t)((64 - ((uintptr_t)(w + from) & 63)) / sizeof(float) & 15);
             if (head > to - from) head = to - from;
-            update(w + from, v + from, d + from, head, rate, g);
+            update(w + from, v + from, d + from, head, alpha, g);
             from += head;
             Py_ssize_t body = (to - from) & ~(Py_ssize_t)3;
-            update_streaming(w + from, v + from, d + from, body, rate, g);
+            update_streaming(w + from, v + from, d + from, body, alpha, g);
             from += body;
         }
 #endif
-        update(w + from, v + from, d + from, to - from, rate, g);
+        update(w + from, v + from, d + from, to - from, alpha, g);
+    }
+}
+
+/* update(table, alpha, threads, streaming): update all tensors, each with the threshold that its g points to. torch's
+   OpenMP is in the process already, so these are torch's threads: others would wait for the ones that spin there. */
+static PyObject *native_update(PyObject *Py_UNUSED(self), PyObject *args) {
+    Py_buffer table;
+    double alpha;
+    int threads, streaming;
+    if (!PyArg_ParseTuple(args, "y*dip", &table, &alpha, &threads, &streaming)) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    const Row *rows = table.buf, *last = rows + table.len / (Py_ssize_t)sizeof(Row);
+    Py_ssize_t elements = 0;
+    for (const Row *row = rows; row < last; row++) elements += (Py_ssize_t)row->elements;
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int part = 0; part < threads; part++) {
+        Py_ssize_t begin = elements / threads * part;
+        Py_ssize_t end = part + 1 < threads ? elements / threads * (part + 1) : elements;
+        update_range(rows, last, begin, end, (float)alpha, streaming);
     }
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&table);
@@ -101,7 +112,7 @@ static PyObject *native_raise_thresholds(PyObject *Py_UNUSED(self), PyObject *ar
 }
 
 static PyMethodDef methods[] = {
-    {"update", native_update, METH_VARARGS, "update(table, alpha, begin, end, streaming)"},
+    {"update", native_update, METH_VARARGS, "update(table, alpha, threads, streaming)"},
     {"raise_thresholds", native_raise_thresholds, METH_VARARGS, "raise_thresholds(table, scale, mu)"},
     {NULL, NULL, 0, NULL},
 };

@@ -4,12 +4,8 @@ torch needs three operations for an update, each of which reads and writes memor
 parameter: it reads d and v, and writes v and w.
 """
 
-import os
 from array import array
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from importlib import import_module
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -85,23 +81,7 @@ class Batch:
             return
         _native.raise_thresholds(self.table, self.scale, self.mu)
         threads = max(1, min(torch.get_num_threads(), self.elements // _ELEMENTS_PER_THREAD))
-        cuts = [self.elements * i // threads for i in range(threads + 1)]
-        streaming = self.elements >= _STREAMING_ELEMENTS
-        parts = [(self.table, -self.lr, *cut, streaming) for cut in pairwise(cuts)]
-        others = [_pool().submit(_native.update, *part) for part in parts[1:]]
-        _native.update(*parts[0])
-        for other in others:
-            other.result()
+        _native.update(self.table, -self.lr, threads, self.elements >= _STREAMING_ELEMENTS)
         # So that autograd notices a change between forward and backward, as it does for torch's operations.
         torch.autograd.graph.increment_version([t for w, v, _ in self.waiting for t in (w, v)])
         self._clear()
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="grda")
-
-
-# A forked process has none of its parent's threads.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)
