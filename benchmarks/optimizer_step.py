@@ -2,9 +2,9 @@
 
     python benchmarks/optimizer_step.py [--rounds 31]
 
-The optimizers take turns, round by round, so that a machine whose speed drifts slows all of them; printed are the
-median and minimum in milliseconds, both as ratios to SGD(momentum=0.9, fused=True), and the bytes of state. The medians'
-ratio is the median of the ratios round by round. Where the baseline's median is more than twice its minimum, something
+The optimizers take turns, round by round, so that a machine whose speed drifts slows all of them. Printed are the
+median and minimum in milliseconds, their ratios to SGD(momentum=0.9, fused=True) (the first is the median of the
+ratios round by round) and the bytes of state. Where the baseline's median is more than twice its minimum, something
 else is running, and the figures say little.
 """
 
