@@ -369,7 +369,10 @@ def test_a_state_dict_that_does_not_fit_is_refused_by_name_and_nothing_is_loaded
     misfit.step()
     broken = {**good, "param_groups": [{**good["param_groups"][0], "c": -1}]}
     for state, message in (
-        (torch.optim.SGD(params, lr=0.1).state_dict(), "not a state dict of GRDA: a parameter group has no 'c'"),
+        (
+            torch.optim.SGD(params, lr=0.1).state_dict(),
+            "a parameter group has no 'c': not a state dict of this optimizer",
+        ),
         (misfit.state_dict(), r"shape \(9, 8\), does not fit its saved dual of shape \(73,\)"),
         (broken, "invalid c: -1"),
     ):

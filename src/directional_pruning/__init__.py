@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .optim import GRDA, grda, prunable_groups
+    from .optim import GRDA, Directional, grda, prunable_groups
     from .sparsity import SparsityReport, load_sparse, save_sparse, sparsity_report
 
 __version__ = "0.1.0"
@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     # train
     "GRDA",
+    "Directional",
     "grda",
     "prunable_groups",
     # look
@@ -25,6 +26,7 @@ __all__ = [
 
 _HOME = {
     "GRDA": "optim",
+    "Directional": "optim",
     "grda": "optim",
     "prunable_groups": "optim",
     "SparsityReport": "sparsity",

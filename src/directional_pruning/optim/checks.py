@@ -1,36 +1,54 @@
 """Bad arguments, named in one line with their value."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_hyperparameters", "label"]
+__all__ = ["check_pruning", "check_sgd", "label"]
 
 # Rates and strengths become float32 scalars in the update.
 _LARGEST = torch.finfo(torch.float32).max
 
+# Name -> (is this value good, in this group; what it must be). Written so that NaN fails.
+_Rules = dict[str, tuple[Callable[[Any, dict[str, Any]], Any], str]]
+_PRUNING: _Rules = {
+    "c": (lambda x, _: 0 <= x <= _LARGEST, ">= 0 and finite"),
+    "mu": (lambda x, _: 0 < x <= 1, "in (0, 1]"),
+}
+_SGD: _Rules = {
+    "lr": (lambda x, _: 0 <= x <= _LARGEST, ">= 0 and finite"),
+    "momentum": (lambda x, _: 0 <= x <= _LARGEST, ">= 0 and finite"),
+    "weight_decay": (lambda x, _: 0 <= x <= _LARGEST, ">= 0 and finite"),
+    "nesterov": (lambda x, group: not x or group["momentum"] > 0, "False where momentum is 0"),
+    "fused": (lambda x, _: x in (None, True, False), "None, True or False"),
+}
 
-def check_hyperparameters(group: dict[str, Any]) -> None:
-    """Raise ValueError naming the first bad argument; the comparisons are written so that NaN fails too."""
-    lr = group["lr"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"invalid lr: a tensor of shape {tuple(lr.shape)} (must have one element)")
-    for name, valid, rule in (
-        ("lr", lambda x: 0 <= x <= _LARGEST, ">= 0 and finite"),
-        ("c", lambda x: 0 <= x <= _LARGEST, ">= 0 and finite"),
-        ("mu", lambda x: 0 < x <= 1, "in (0, 1]"),
-        ("momentum", lambda x: 0 <= x <= _LARGEST, ">= 0 and finite"),
-        ("weight_decay", lambda x: 0 <= x <= _LARGEST, ">= 0 and finite"),
-        ("nesterov", lambda x: not x or group["momentum"] > 0, "False where momentum is 0"),
-        ("fused", lambda x: x in (None, True, False), "None, True or False"),
-    ):
+
+def check_pruning(group: dict[str, Any]) -> None:
+    """Raise ValueError naming c or mu and its value."""
+    _check(group, _PRUNING)
+
+
+def check_sgd(group: dict[str, Any]) -> None:
+    """Raise ValueError naming the first bad argument that GRDA shares with SGD, and its value."""
+    _check(group, _SGD)
+
+
+def _check(group: dict[str, Any], rules: _Rules) -> None:
+    for name, (good, rule) in rules.items():
+        if name not in group:
+            raise ValueError(f"a parameter group has no {name!r}: not a state dict of this optimizer")
+        value = group[name]
         try:
-            good = bool(valid(group[name]))
-        except (TypeError, RuntimeError):
-            good = False
-        if not good:
-            raise ValueError(f"invalid {name}: {group[name]!r} (must be {rule})")
+            if good(value, group):
+                continue
+        except (TypeError, RuntimeError):  # no number, or a tensor of several
+            pass
+        several = isinstance(value, Tensor) and value.numel() != 1
+        shown = f"a tensor of shape {tuple(value.shape)}" if several else repr(value)
+        raise ValueError(f"invalid {name}: {shown} (must be {rule})")
 
 
 def label(group: dict[str, Any], i: int) -> str:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from . import native
-from .checks import check_hyperparameters, label
+from .checks import check_pruning, check_sgd, label
+from .state import load_uncast
 from .threshold import raise_threshold, soft_threshold
 
 __all__ = ["GRDA", "grda"]
@@ -88,13 +89,15 @@ class GRDA(Optimizer):
             "maximize": maximize,
             "fused": fused,
         }
-        check_hyperparameters(defaults)
+        check_sgd(defaults)
+        check_pruning(defaults)
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, checking its hyper-parameters as the constructor checks the defaults."""
         if isinstance(param_group, dict):
-            check_hyperparameters({**self.defaults, **param_group})
+            check_sgd({**self.defaults, **param_group})
+            check_pruning({**self.defaults, **param_group})
         super().add_param_group(param_group)
         added = self.param_groups[-1]
         for i, p in enumerate(added["params"]):
@@ -119,43 +122,19 @@ class GRDA(Optimizer):
         Raises:
             ValueError: for the state of another optimizer or of parameters of another shape; nothing is loaded then.
         """
-        # torch casts every state tensor but `step` to the parameter's dtype, which would round a float32 dual to
-        # bfloat16. The first of these hooks runs after the user's and sees the state as they left it, the second runs
-        # before the user's and puts its tensors in uncast.
-        saved: dict[nn.Parameter, dict[str, Any]] = {}
 
-        def keep(_: Optimizer, final: dict[str, Any]) -> None:
-            for group, own in zip(final["param_groups"], self.param_groups):
-                if "c" not in group:
-                    raise ValueError("not a state dict of GRDA: a parameter group has no 'c'")
-                check_hyperparameters({**self.defaults, **group})
-                for i, (saved_id, p) in enumerate(zip(group["params"], own["params"])):
-                    saved[p] = final["state"].get(saved_id, {})
-                    for key in ("dual", "momentum_buffer"):
-                        value = saved[p].get(key)
-                        if value is not None and value.shape != p.shape:
-                            raise ValueError(
-                                f"{label(own, i)} does not fit its saved {key} of shape {tuple(value.shape)}"
-                            )
+        def check(group: dict[str, Any]) -> None:
+            check_pruning(group)
+            check_sgd({**self.defaults, **group})
 
-        def restore(_: Optimizer) -> None:
-            for p, state in saved.items():
-                for key in ("dual", "momentum_buffer"):
-                    if state.get(key) is not None:
-                        self.state[p][key] = state[key].to(p.device)
-                for key, dtype in (("threshold", torch.float64), ("step", torch.float32)):
-                    if key in state:
-                        self.state[p][key] = state[key].to("cpu", dtype)
-
-        handles = (
-            self.register_load_state_dict_pre_hook(keep),
-            self.register_load_state_dict_post_hook(restore, prepend=True),
+        load_uncast(
+            self,
+            super().load_state_dict,
+            state_dict,
+            buffers=("dual", "momentum_buffer"),
+            scalars={"threshold": torch.float64, "step": torch.float32},
+            check=check,
         )
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

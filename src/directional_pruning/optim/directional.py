@@ -1,0 +1,158 @@
+"""Any torch optimizer, made to end sparse the way gRDA does.
+
+Notation as in ``grda.py``: w the weights, v their dual, n the number of updates, g the threshold.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .checks import check_pruning, label
+from .state import load_uncast
+from .threshold import raise_threshold, soft_threshold
+
+__all__ = ["Directional"]
+
+
+class Directional(Optimizer):
+    r"""Wraps an optimizer so that its updates move a dual variable, whose soft-thresholded copy is the weights.
+
+    .. math::
+        w' &= \text{base}(w_{n-1}, \nabla f(w_{n-1})) \\
+        v_n &= v_{n-1} + (w' - w_{n-1}), \qquad v_0 = w_0 \\
+        g_n &= g_{n-1} + c\, lr^{1/2+\mu} (n^\mu - (n-1)^\mu), \qquad g_0 = 0 \\
+        w_n &= S_{g_n}(v_n) = \operatorname{sign}(v_n) \max(|v_n| - g_n, 0)
+
+    ``Directional(SGD(params, lr), c, mu)`` is ``GRDA(params, lr, c, mu)`` up to rounding, and with ``c = 0`` it is the
+    base, bit for bit. The base sees the weights themselves: its weight decay pulls on what the network uses, so a pruned weight,
+    being zero, is not decayed. A change of the weights from outside goes into the dual.
+
+    The law of the threshold is the same for every base. Its time is the sum of the learning rates. For SGD that is the
+    time of the gradient flow; Adam, Muon and their like move each weight by about lr a step whatever the gradient, so
+    there too lr is the time a step takes and sqrt(n) * lr how far noise alone carries the dual: what has not outgrown
+    the threshold, of order c * sqrt(lr) * (n * lr)^mu, has only diffused. What differs is the unit of c: for SGD the
+    scale of the gradient's noise, for those bases 1. So they need a larger c, of order 1.
+
+    Args:
+        base_optimizer: an optimizer over the parameters; its groups, hyper-parameters and state become this one's. Use
+            its ``lr`` through either; call ``step`` of this one only. A group's own ``c`` and ``mu`` are kept, so
+            :func:`~directional_pruning.prunable_groups` works.
+        c: strength of pruning, >= 0. 0 is the base.
+        mu: growth of the threshold over time, in (0, 1].
+
+    Memory: one buffer the size of the parameters beside the base's, float32 for half-precision parameters.
+
+    Raises:
+        TypeError: if ``base_optimizer`` is not a torch optimizer.
+        ValueError: for ``c`` or ``mu`` out of range, naming the value; for complex parameters.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([1.0, 0.01]))
+        >>> optimizer = Directional(torch.optim.SGD([w], lr=0.1), c=0.5, mu=0.5)
+        >>> w.grad = torch.tensor([1.0, 0.0])
+        >>> optimizer.step()  # g = 0.5 * 0.1 = 0.05
+        >>> torch.testing.assert_close(w.detach(), torch.tensor([1.0 - 0.1 - 0.05, 0.0]))
+
+    Source: the method of S.-K. Chao, Z. Wang, Y. Xing, G. Cheng, Directional Pruning of Deep Neural Networks, NeurIPS
+    2020, with the gradient step replaced by the base's.
+    """
+
+    def __init__(self, base_optimizer: Optimizer, c: float = 0.005, mu: float = 0.51) -> None:
+        if not isinstance(base_optimizer, Optimizer):
+            raise TypeError(f"invalid base_optimizer: {type(base_optimizer).__name__} (must be a torch optimizer)")
+        defaults = {**base_optimizer.defaults, "c": c, "mu": mu}
+        check_pruning(defaults)
+        self.base = base_optimizer
+        state = base_optimizer.state
+        super().__init__(base_optimizer.param_groups, defaults)
+        self.base.state = state
+
+    # State and groups are the base's own, so that whatever changes one of the two, a scheduler or a loaded state dict,
+    # changes both.
+    @property
+    def state(self) -> Any:
+        """The base's state of each parameter, and in it the dual, the threshold and the number of updates."""
+        return self.base.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.base.state = state
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base's parameter groups, each with its ``c`` and ``mu``."""
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.base.param_groups = groups
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base, with this optimizer's ``c`` and ``mu`` where it has none of its own."""
+        group = {"c": self.defaults["c"], "mu": self.defaults["mu"], **param_group}
+        check_pruning(group)
+        self.base.add_param_group(group)
+        added = self.param_groups[-1]
+        for i, p in enumerate(added["params"]):
+            if not p.is_floating_point():
+                self.param_groups.pop()
+                raise ValueError(
+                    f"Directional needs real floating-point parameters, but {label(added, i)} is {p.dtype}"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"defaults": self.defaults, "base": self.base}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle, or take the loaded state and groups, as ``Optimizer.load_state_dict`` asks."""
+        if "base" in state:
+            super().__setstate__(state)
+        else:
+            self.base.__setstate__(state)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` gave; dual, clock and threshold keep the precision they were saved in.
+
+        Raises:
+            ValueError: for the state of another optimizer or of parameters of another shape; nothing is loaded then.
+        """
+        load_uncast(
+            self,
+            super().load_state_dict,
+            state_dict,
+            buffers=("dual",),
+            scalars={"threshold": torch.float64, "updates": torch.float32},
+            check=check_pruning,
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update by the base, then of the dual and the weights; ``closure`` is handed to the base."""
+        loss = self.base.step(closure)
+        for group in self.param_groups:
+            lr = float(group["lr"])
+            for w in group["params"]:
+                pruned = group["c"] > 0 or "dual" in self.state.get(w, {})
+                if w.grad is not None and lr != 0 and pruned:
+                    self._prune(w, self.state[w], lr, group["c"], group["mu"])
+        return loss
+
+    @staticmethod
+    def _prune(w: Tensor, state: dict[str, Any], lr: float, c: float, mu: float) -> None:
+        """Replace what the base made of the weights by what their dual says."""
+        if "dual" not in state:
+            # Up to now the threshold was zero and the dual was the weights.
+            half = w.dtype in (torch.bfloat16, torch.float16)
+            state["dual"] = w.detach().to(torch.float32 if half else w.dtype, copy=True)
+            state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
+            state["updates"] = torch.tensor(0.0, dtype=torch.float32)
+        else:
+            before = torch.empty_like(w)
+            soft_threshold(state["dual"], state["threshold"].item(), out=before)
+            # v_n = v_{n-1} + (w' - w_{n-1})
+            state["dual"].add_(torch.sub(w, before, out=before))
+        # w_n = S_{g_n}(v_n)
+        soft_threshold(state["dual"], raise_threshold(state["threshold"], state["updates"], lr, c, mu), out=w)
