@@ -30,13 +30,13 @@ def update(w, v, d, g):
     assert (threshold.item(), n.item()) == (g, 1.0)
 
 
-def train(fused, params, steps=12, **options):
-    params = [nn.Parameter(p.clone(memory_format=torch.preserve_format)) for p in params]
+def train(fused, params, steps=12, dtype=torch.float32, **options):
+    params = [nn.Parameter(p.to(dtype, copy=True)) for p in params]
     optimizer = GRDA(params, lr=0.1, c=1.0, mu=0.6, fused=fused, **options)
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         for p in params:
-            p.grad = torch.randn(p.shape, generator=generator).to(memory_format=torch.preserve_format)
+            p.grad = torch.randn(p.shape, generator=generator).to(dtype)
             if p.ndim == 4:
                 p.grad = p.grad.contiguous(memory_format=torch.channels_last)
         optimizer.step()
@@ -47,15 +47,18 @@ SHAPES = [(), (1,), (15,), (16,), (17,), (1023, 3), (5, 4, 3, 3), (0,), (70_001,
 
 
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "weight_decay": 0.01}, {"maximize": True}], ids=str)
-def test_the_kernel_and_torchs_operations_agree_at_every_size(many_threads, options):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_and_torchs_operations_agree_at_every_size(many_threads, options, dtype):
     generator = torch.Generator().manual_seed(0)
     params = [torch.randn(shape, generator=generator) for shape in SHAPES]
     params[6] = params[6].contiguous(memory_format=torch.channels_last)
-    kernel, a = train(True, params, **options)
-    loop, b = train(False, params, **options)
+    kernel, a = train(True, params, dtype=dtype, **options)
+    loop, b = train(False, params, dtype=dtype, **options)
     for p, q in zip(kernel, loop, strict=True):
         assert p.stride() == q.stride()
-        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-6)
+        assert p.dtype == dtype
+        # one rounding of bfloat16 where the duals differ in their last bit
+        torch.testing.assert_close(p, q, rtol=1e-6 if dtype == torch.float32 else 2**-7, atol=1e-6)
         torch.testing.assert_close(a.state[p]["dual"], b.state[q]["dual"], rtol=1e-6, atol=1e-6)
         assert not torch.signbit(p[p == 0]).any()
         for key in ("step", "threshold"):
@@ -95,10 +98,29 @@ def test_the_kernel_never_turns_a_bad_gradient_into_a_zero(many_threads, bad):
     assert (w[torch.isfinite(w)] == 0).all()
 
 
+def test_bfloat16_is_rounded_as_torch_rounds_it():
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31, (200_000,), generator=generator, dtype=torch.int64)
+    v = bits.to(torch.int32).view(torch.float32)  # every kind of float: tiny, huge, infinite, NaN
+    v[:4] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -(1 + 2**-8), torch.finfo(torch.float32).max])  # ties, overflow
+    w = torch.zeros(len(v), dtype=torch.bfloat16)
+    expected = v - v.clamp(-1.0, 1.0)
+    update(w, v, torch.zeros_like(w), 1.0)
+    rounded = expected.to(torch.bfloat16)
+    assert torch.equal(w.isnan(), rounded.isnan())
+    kept = ~rounded.isnan()
+    assert torch.equal(w[kept].view(torch.int16), rounded[kept].view(torch.int16))
+
+
 def test_what_the_kernel_cannot_update_is_left_to_torch():
     plain = torch.ones(4, 4)
     assert native.fits(plain, plain, plain)
-    for other in (plain.double(), plain.bfloat16(), plain.t(), torch.ones(8, 8)[::2, ::2], plain.to_sparse()):
+    half = plain.bfloat16()
+    assert native.fits(half, plain, half)
+    assert native.fits(half, plain, plain)
+    assert not native.fits(half, half, half)
+    assert not native.fits(plain, plain, half)
+    for other in (plain.double(), plain.half(), plain.t(), torch.ones(8, 8)[::2, ::2], plain.to_sparse()):
         assert not native.fits(other, plain, plain)
         assert not native.fits(plain, plain, other)
     strided = torch.ones(8, 8)[::2, ::2]
@@ -126,9 +148,9 @@ def test_gradients_that_only_look_like_tensors_of_floats_are_still_applied():
 
 def test_fused_true_refuses_by_name_what_the_kernel_cannot_update():
     with pytest.raises(
-        ValueError, match=r"fused=True needs contiguous float32 .*, but table is torch\.bfloat16 on cpu"
+        ValueError, match=r"fused=True needs contiguous float32 or .*, but table is torch\.float16 on cpu"
     ):
-        GRDA([("table", nn.Parameter(torch.ones(2, dtype=torch.bfloat16)))], fused=True)
+        GRDA([("table", nn.Parameter(torch.ones(2, dtype=torch.float16)))], fused=True)
 
 
 def test_without_a_compiler_training_is_the_same_and_fused_true_says_why(monkeypatch):

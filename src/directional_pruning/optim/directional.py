@@ -27,8 +27,8 @@ class Directional(Optimizer):
         w_n &= S_{g_n}(v_n) = \operatorname{sign}(v_n) \max(|v_n| - g_n, 0)
 
     ``Directional(SGD(params, lr), c, mu)`` is ``GRDA(params, lr, c, mu)`` up to rounding, and with ``c = 0`` it is the
-    base, bit for bit. The base sees the weights themselves: its weight decay pulls on what the network uses, so a pruned weight,
-    being zero, is not decayed. A change of the weights from outside goes into the dual.
+    base, bit for bit. The base sees the weights themselves: its weight decay pulls on what the network uses, and leaves
+    the dual of a pruned weight alone. A change of the weights from outside goes into the dual.
 
     The law of the threshold is the same for every base. Its time is the sum of the learning rates. For SGD that is the
     time of the gradient flow; Adam, Muon and their like move each weight by about lr a step whatever the gradient, so

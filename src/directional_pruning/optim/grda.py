@@ -112,8 +112,9 @@ class GRDA(Optimizer):
             return "GRDA needs real floating-point parameters of 16, 32 or 64 bits"
         if group["fused"] and not native.available():
             return "fused=True needs the kernel, which was not compiled at installation"
-        if group["fused"] and not native.fits(p, p, p):
-            return "fused=True needs contiguous float32 parameters on the CPU"
+        shard = p.to_local() if hasattr(p, "to_local") else p
+        if group["fused"] and not native.fits(shard, torch.empty_like(shard, dtype=torch.float32), shard):
+            return "fused=True needs contiguous float32 or bfloat16 parameters on the CPU"
         return None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -144,19 +145,10 @@ class GRDA(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         # All groups are gathered before any is moved: a gradient that is refused leaves the whole model as it was.
-        gathered = [tuple([] for _ in range(6)) for _ in self.param_groups]
+        gathered = [self._init_group(group) for group in self.param_groups]
         for group, lists in zip(self.param_groups, gathered, strict=True):
-            self._init_group(group, *lists)
-        for group, (params, grads, duals, momentum_buffers, thresholds, steps) in zip(
-            self.param_groups, gathered, strict=True
-        ):
             grda(
-                params,
-                grads,
-                duals,
-                momentum_buffers,
-                thresholds,
-                steps,
+                *lists,
                 lr=group["lr"],
                 c=group["c"],
                 mu=group["mu"],
@@ -167,27 +159,25 @@ class GRDA(Optimizer):
                 fused=group["fused"],
             )
             if group["momentum"] != 0:
-                for p, buffer in zip(params, momentum_buffers, strict=True):
-                    self.state[p]["momentum_buffer"] = buffer
+                moved = (p for p in group["params"] if p.grad is not None)
+                for p, buffer in zip(moved, lists[3], strict=True):
+                    if self.state[p].get("momentum_buffer") is None:
+                        self.state[p]["momentum_buffer"] = _placed_like(p, buffer)
         return loss
 
-    def _init_group(
-        self,
-        group: dict[str, Any],
-        params: list[Tensor],
-        grads: list[Tensor],
-        duals: list[Tensor | None],
-        momentum_buffers: list[Tensor | None],
-        thresholds: list[Tensor | None],
-        steps: list[Tensor],
-    ) -> None:
-        """Gather the parameters that have a gradient, with their state, made at their first update."""
+    def _init_group(self, group: dict[str, Any]) -> tuple[list[Any], ...]:
+        """Gather the parameters that have a gradient, with their state, made at their first update.
+
+        The lists are those of :func:`grda`. Of a DTensor they hold what lies on this process: all it has to update.
+        """
         if not isinstance(group["lr"], Tensor) and not group["lr"] >= 0:
             raise ValueError(f"invalid lr: {group['lr']} (must be >= 0)")
+        params, grads, duals, momentum_buffers, thresholds, steps = [], [], [], [], [], []
         for i, p in enumerate(group["params"]):
-            if p.grad is None:
+            grad = p.grad
+            if grad is None:
                 continue
-            if p.grad.layout != torch.strided:
+            if grad.layout != torch.strided:
                 raise RuntimeError(f"GRDA does not support sparse gradients, but {label(group, i)} has one")
             state = self.state[p]
             if "step" not in state:
@@ -197,12 +187,25 @@ class GRDA(Optimizer):
                 half = p.dtype in (torch.bfloat16, torch.float16)
                 state["dual"] = p.detach().to(torch.float32 if half else p.dtype, copy=True)
                 state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
-            params.append(p)
-            grads.append(p.grad)
-            duals.append(state.get("dual"))
-            momentum_buffers.append(state.get("momentum_buffer"))
+            w, dual, buffer = p, state.get("dual"), state.get("momentum_buffer")
+            if hasattr(p, "to_local"):
+                if grad.placements != p.placements:  # sums still to be made, as tensor parallelism may leave them
+                    grad = grad.redistribute(placements=p.placements)
+                w, grad, dual, buffer = (t if t is None else t.to_local() for t in (p, grad, dual, buffer))
+            params.append(w)
+            grads.append(grad)
+            duals.append(dual)
+            momentum_buffers.append(buffer)
             thresholds.append(state.get("threshold"))
             steps.append(state["step"])
+        return params, grads, duals, momentum_buffers, thresholds, steps
+
+
+def _placed_like(p: Any, shard: Tensor) -> Tensor:
+    """A DTensor laid out as p, of which ``shard`` lies on this process; where p is a plain tensor, ``shard`` itself."""
+    if not hasattr(p, "to_local"):
+        return shard
+    return type(p).from_local(shard, p.device_mesh, p.placements, shape=p.shape, stride=p.stride())
 
 
 def grda(

@@ -1,9 +1,10 @@
-/* One gRDA update of many float32 tensors in one pass over memory: v += alpha * d, w = v - clamp(v, -g, g). */
+/* One gRDA update of many tensors in one pass over memory: v += alpha * d, w = v - clamp(v, -g, g). */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #if defined(__SSE2__) || defined(_M_X64)
 #include <immintrin.h>
@@ -19,16 +20,37 @@
 #define WIDEST
 #endif
 
-/* Comparisons written so that NaN goes through, and x - x so that what is pruned is +0.0. */
-WIDEST static void update(float *restrict w, float *restrict v, const float *restrict d, Py_ssize_t n, float alpha,
-                          float g) {
-    for (Py_ssize_t i = 0; i < n; i++) {
-        float x = v[i] + alpha * d[i];
-        float inside = x < -g ? -g : x > g ? g : x;
-        v[i] = x;
-        w[i] = x - inside;
-    }
+typedef uint16_t bfloat16;
+
+static inline float as_float(bfloat16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, sizeof y);
+    return y;
 }
+
+/* To the nearest, ties to even, as torch rounds; NaN stays NaN. */
+static inline bfloat16 as_bfloat16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return (bfloat16)(x != x ? 0x7fc0 : rounded);
+}
+
+/* v += alpha * d, w = v - clamp(v, -g, g). The comparisons let NaN through, and x - x makes what is pruned +0.0. */
+#define DEFINE_UPDATE(name, weight, from_float, gradient, to_float)                                                   \
+    WIDEST static void name(weight *restrict w, float *restrict v, const gradient *restrict d, Py_ssize_t n,          \
+                            float alpha, float g) {                                                                   \
+        for (Py_ssize_t i = 0; i < n; i++) {                                                                          \
+            float x = v[i] + alpha * to_float(d[i]);                                                                  \
+            float inside = x < -g ? -g : x > g ? g : x;                                                               \
+            v[i] = x;                                                                                                 \
+            w[i] = from_float(x - inside);                                                                            \
+        }                                                                                                             \
+    }
+DEFINE_UPDATE(update, float, , float, )
+DEFINE_UPDATE(update_bfloat16, bfloat16, as_bfloat16, bfloat16, as_float)
+DEFINE_UPDATE(update_bfloat16_float, bfloat16, as_bfloat16, float, )
 
 #if HAS_STREAM
 /* The same to the bit. Past the caches, an ordinary store first reads the line it will overwrite; a streaming store
@@ -44,9 +66,10 @@ WIDEST static void update_streaming(float *w, float *v, const float *d, Py_ssize
 }
 #endif
 
-/* A tensor in the table: 64-bit integers, five of them addresses. */
+/* A tensor in the table: 64-bit integers, five of them addresses; the bytes of an element of w and of d, 4 for float32
+   and 2 for bfloat16. v is float32. */
 typedef struct {
-    int64_t w, v, d, g, n, elements;
+    int64_t w, v, d, g, n, elements, w_bytes, d_bytes;
 } Row;
 
 /* Of the elements of all tensors, laid end to end, update those from begin to end. */
@@ -55,9 +78,18 @@ static void update_range(const Row *row, const Row *last, Py_ssize_t begin, Py_s
         Py_ssize_t from = begin > first ? begin - first : 0;
         Py_ssize_t to = end < first + row->elements ? end - first : (Py_ssize_t)row->elements;
         if (from >= to) continue;
-        float *w = (float *)(intptr_t)row->w, *v = (float *)(intptr_t)row->v;
-        const float *d = (const float *)(intptr_t)row->d;
         float g = (float)*(const double *)(intptr_t)row->g;
+        float *v = (float *)(intptr_t)row->v;
+        if (row->w_bytes == 2) {
+            bfloat16 *w = (bfloat16 *)(intptr_t)row->w + from;
+            if (row->d_bytes == 2)
+                update_bfloat16(w, v + from, (const bfloat16 *)(intptr_t)row->d + from, to - from, alpha, g);
+            else
+                update_bfloat16_float(w, v + from, (const float *)(intptr_t)row->d + from, to - from, alpha, g);
+            continue;
+        }
+        float *w = (float *)(intptr_t)row->w;
+        const float *d = (const float *)(intptr_t)row->d;
 #if HAS_STREAM
         if (streaming) {
             /* up to the next address that is a multiple of 64 */
