@@ -3,11 +3,15 @@
     python benchmarks/optimizer_step.py [--network resnet50 vgg16 wrn28x10 gpt2] [--dtype float32 bfloat16]
         [--device cpu] [--rounds 31]
 
-The optimizers take turns, round by round, so that a machine whose speed drifts slows all of them. Printed are the
-median and minimum in milliseconds, their ratios to SGD(momentum=0.9, fused=True) (the first is the median of the
-ratios round by round), the bytes a second of the step's least possible traffic over those of a copy (on a GPU 1 is the
-limit; on a CPU a copy also reads the lines it overwrites, so more is possible) and the bytes of state. Where the baseline's median is more than twice its minimum, something else is running, and the
-figures say little.
+The optimizers take turns, round by round, so that a machine whose speed drifts slows all of them. Printed are
+
+- the median and minimum in milliseconds, and their ratios to SGD(momentum=0.9, fused=True); the first is the median of
+  the ratios round by round;
+- the bytes a second of the step's least possible traffic over those of a copy: on a GPU 1 is the limit, on a CPU a copy
+  also reads the lines it overwrites, so more is possible;
+- the bytes of state over those of the weights.
+
+Where the baseline's median is more than twice its minimum, something else is running, and the figures say little.
 """
 
 import argparse
