@@ -128,6 +128,8 @@ class Directional(Optimizer):
             check=check_pruning,
         )
 
+    # Under torch.compile the step stays as it is: one break in the graph, and the kernel instead of three operations.
+    @torch._disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update by the base, then of the dual and the weights; ``closure`` is handed to the base."""

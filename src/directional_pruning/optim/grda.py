@@ -137,6 +137,8 @@ class GRDA(Optimizer):
             check=check,
         )
 
+    # Under torch.compile the step stays as it is: one break in the graph, and the kernel instead of three operations.
+    @torch._disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of every parameter that has a gradient; ``closure`` re-evaluates the loss and returns it."""
