@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .checks import check_pruning, label
-from .state import load_uncast
+from .state import load_uncast, local
 from .threshold import raise_threshold, soft_threshold
 
 __all__ = ["Directional"]
@@ -144,7 +144,7 @@ class Directional(Optimizer):
 
     @staticmethod
     def _prune(w: Tensor, state: dict[str, Any], lr: float, c: float, mu: float) -> None:
-        """Replace what the base made of the weights by what their dual says."""
+        """Replace what the base made of the weights, or of this process's part of them, by what their dual says."""
         if "dual" not in state:
             # Up to now the threshold was zero and the dual was the weights.
             half = w.dtype in (torch.bfloat16, torch.float16)
@@ -152,9 +152,10 @@ class Directional(Optimizer):
             state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
             state["updates"] = torch.tensor(0.0, dtype=torch.float32)
         else:
-            before = torch.empty_like(w)
-            soft_threshold(state["dual"], state["threshold"].item(), out=before)
+            before = torch.empty_like(local(w))
+            soft_threshold(local(state["dual"]), state["threshold"].item(), out=before)
             # v_n = v_{n-1} + (w' - w_{n-1})
-            state["dual"].add_(torch.sub(w, before, out=before))
+            local(state["dual"]).add_(torch.sub(local(w), before, out=before))
         # w_n = S_{g_n}(v_n)
-        soft_threshold(state["dual"], raise_threshold(state["threshold"], state["updates"], lr, c, mu), out=w)
+        g = raise_threshold(state["threshold"], state["updates"], lr, c, mu)
+        soft_threshold(local(state["dual"]), g, out=local(w))

@@ -14,7 +14,7 @@ from torch.optim.optimizer import ParamsT
 
 from . import native
 from .checks import check_pruning, check_sgd, label
-from .state import load_uncast
+from .state import load_uncast, local
 from .threshold import raise_threshold, soft_threshold
 
 __all__ = ["GRDA", "grda"]
@@ -112,7 +112,7 @@ class GRDA(Optimizer):
             return "GRDA needs real floating-point parameters of 16, 32 or 64 bits"
         if group["fused"] and not native.available():
             return "fused=True needs the kernel, which was not compiled at installation"
-        shard = p.to_local() if hasattr(p, "to_local") else p
+        shard = local(p)
         if group["fused"] and not native.fits(shard, torch.empty_like(shard, dtype=torch.float32), shard):
             return "fused=True needs contiguous float32 or bfloat16 parameters on the CPU"
         return None
@@ -193,7 +193,7 @@ class GRDA(Optimizer):
             if hasattr(p, "to_local"):
                 if grad.placements != p.placements:  # sums still to be made, as tensor parallelism may leave them
                     grad = grad.redistribute(placements=p.placements)
-                w, grad, dual, buffer = (t if t is None else t.to_local() for t in (p, grad, dual, buffer))
+                w, grad, dual, buffer = (t if t is None else local(t) for t in (p, grad, dual, buffer))
             params.append(w)
             grads.append(grad)
             duals.append(dual)

@@ -1,4 +1,4 @@
-"""Loading an optimizer's state without rounding it."""
+"""An optimizer's state: loading it without rounding, and the part of it on this process."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,12 @@ from torch.optim import Optimizer
 
 from .checks import label
 
-__all__ = ["load_uncast"]
+__all__ = ["load_uncast", "local"]
+
+
+def local(t: Any) -> Tensor:
+    """Of a DTensor what lies on this process; any other tensor itself."""
+    return t.to_local() if hasattr(t, "to_local") else t
 
 
 def load_uncast(
@@ -41,8 +46,12 @@ def load_uncast(
                 saved[p] = final["state"].get(saved_id, {})
                 for key in buffers:
                     value = saved[p].get(key)
-                    if value is not None and value.shape != p.shape:
+                    if value is None:
+                        continue
+                    if value.shape != p.shape:
                         raise ValueError(f"{label(own, i)} does not fit its saved {key} of shape {tuple(value.shape)}")
+                    if getattr(value, "placements", None) != getattr(p, "placements", None):
+                        raise ValueError(f"{label(own, i)} is sharded otherwise than its saved {key}")
 
     # Runs before the user's hooks.
     def restore(_: Optimizer) -> None:

@@ -115,6 +115,9 @@ def sparsity_report(model: nn.Module, example_inputs: Any = None) -> SparsityRep
     (half its count), padding included; additions of biases and elementwise functions are not counted. Under autocast
     layers multiply by copies of their weights, which count as activations: give inputs outside of it.
 
+    Where parameters are sharded (FSDP) the numbers are those of the whole network, the same on every process; every
+    process has to call, since they add up their counts.
+
     Example:
         >>> layer = nn.Linear(3, 2)
         >>> layer.weight = nn.Parameter(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 2.0]]))
@@ -125,13 +128,13 @@ def sparsity_report(model: nn.Module, example_inputs: Any = None) -> SparsityRep
     parameters = dict(model.named_parameters())
     counter = None
     if example_inputs is not None:
-        counter = _count_multiply_adds(model, parameters, example_inputs)
+        counter = _count_multiply_adds(model, example_inputs)
     layers = tuple(
         LayerSparsity(
             name,
             tuple(p.shape),
             p.numel(),
-            int(torch.count_nonzero(p.detach())),
+            _count_nonzeros(p),
             None if counter is None else counter.by_name.get(name, 0),
         )
         for name, p in parameters.items()
@@ -139,9 +142,18 @@ def sparsity_report(model: nn.Module, example_inputs: Any = None) -> SparsityRep
     return SparsityReport(layers, None if counter is None else counter.activations)
 
 
-def _count_multiply_adds(model: nn.Module, parameters: dict[str, nn.Parameter], example_inputs: Any) -> "_Counter":
+def _is_sharded(p: Tensor) -> bool:
+    return hasattr(p, "to_local")  # a DTensor, without importing torch.distributed.tensor, which takes a second
+
+
+def _count_nonzeros(p: Tensor) -> int:
+    count: Any = (p.detach() != 0).sum()
+    return int(count.full_tensor() if _is_sharded(p) else count)
+
+
+def _count_multiply_adds(model: nn.Module, example_inputs: Any) -> "_Counter":
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    counter = _Counter(parameters)
+    counter = _Counter(model)
     training = {module: module.training for module in model.modules()}
     # The fused encoder layer hides its products from the counter, and so does fused attention on a CPU.
     fastpath = torch.backends.mha.get_fastpath_enabled()
@@ -160,17 +172,25 @@ def _count_multiply_adds(model: nn.Module, parameters: dict[str, nn.Parameter], 
 class _Counter(TorchDispatchMode):
     """Adds up the multiply-adds of every product, under the name of the parameter that takes part in it."""
 
-    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        # By storage, because a layer multiplies by a transposed view of its weight.
-        self.names = {p.untyped_storage().data_ptr(): name for name, p in parameters.items() if p.numel()}
+        self.model = model
+        self.sharded = any(_is_sharded(p) for p in model.parameters())
+        self.names = self._names()
         self.by_name: dict[str, int] = {}
         self.activations = 0
+
+    def _names(self) -> dict[int, str]:
+        # By storage, because a layer multiplies by a transposed view of its weight.
+        whole = ((name, p) for name, p in self.model.named_parameters() if p.numel() and not _is_sharded(p))
+        return {p.untyped_storage().data_ptr(): name for name, p in whole}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204 (torch's signature)
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
+            if self.sharded:  # a layer's parameters are whole only while it runs
+                self.names = self._names()
             multiply_adds = formula(*args, **(kwargs or {}), out_val=out) // 2
             names = [
                 self.names[pointer]
