@@ -584,3 +584,15 @@ def test_saving_and_loading_at_any_step_equals_continuing(stop, dtype, c):
     advance(optimizer, params, range(stop, 16))
     advance(restored, again, range(stop, 16))
     assert bits(again) == bits(params)
+
+
+def test_a_state_dict_from_before_an_option_existed_gets_its_default():
+    params = parameters()
+    optimizer = GRDA(params, lr=0.1, c=0.3)
+    advance(optimizer, params, range(3))
+    old = copy.deepcopy(optimizer.state_dict())
+    del old["param_groups"][0]["fused"]
+    optimizer.load_state_dict(old)
+    assert optimizer.param_groups[0]["fused"] is None
+    advance(optimizer, params, [3])
+    assert all(optimizer.state[p]["step"].item() == 4 for p in params)

@@ -50,7 +50,7 @@ class GRDA(Optimizer):
             torch's operations alone; True refuses parameters it cannot update.
 
     Memory: one buffer the size of the parameters (the dual), float32 for half-precision parameters; one more with
-    momentum.
+    momentum. During a step with weight decay, Nesterov or maximize the kernel keeps up to 128 MB of gradients besides.
 
     Raises:
         ValueError: for an argument out of range, naming it and its value; for complex or integer parameters.
@@ -92,6 +92,13 @@ class GRDA(Optimizer):
         check_sgd(defaults)
         check_pruning(defaults)
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a loaded or unpickled state; options that it does not know yet get their defaults."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, checking its hyper-parameters as the constructor checks the defaults."""

@@ -1,0 +1,28 @@
+"""What the tests need of the machine."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+
+def stand_in_for_torchvision():
+    """Declare the two operators torchvision needs to be imported, where its library does not load.
+
+    Wheels of torchvision are built against a CUDA torch; beside a CPU-only one their library fails, silently, and the
+    import then ends in "operator torchvision::nms does not exist". timm and torchmetrics import torchvision.
+    """
+    found = find_spec("torchvision")
+    if found is None:
+        return None
+    try:
+        torch.ops.load_library(str(Path(found.origin).with_name("_C.so")))
+    except OSError:
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return library  # the operators live as long as this
+    return None
+
+
+_torchvision = stand_in_for_torchvision()
