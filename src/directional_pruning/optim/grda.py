@@ -94,11 +94,10 @@ class GRDA(Optimizer):
         super().__init__(params, defaults)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a loaded or unpickled state; options that it does not know yet get their defaults."""
+        """Take a loaded or unpickled state; an option that came after it was saved gets its default."""
         super().__setstate__(state)
         for group in self.param_groups:
-            for name, value in self.defaults.items():
-                group.setdefault(name, value)
+            group.setdefault("fused", None)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, checking its hyper-parameters as the constructor checks the defaults."""

@@ -61,7 +61,7 @@ def load_uncast(
                     optimizer.state[p][key] = state[key].to(p.device)
             for key, dtype in scalars.items():
                 if key in state:
-                    optimizer.state[p][key] = torch.as_tensor(state[key]).to("cpu", dtype)
+                    optimizer.state[p][key] = torch.as_tensor(state[key], dtype=dtype, device="cpu")
 
     handles = (
         optimizer.register_load_state_dict_pre_hook(keep),
