@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .checks import check_pruning, label
-from .state import load_uncast, local
+from .state import first_dual, load_uncast, local
 from .threshold import raise_threshold, soft_threshold
 
 __all__ = ["Directional"]
@@ -146,9 +146,7 @@ class Directional(Optimizer):
     def _prune(w: Tensor, state: dict[str, Any], lr: float, c: float, mu: float) -> None:
         """Replace what the base made of the weights, or of this process's part of them, by what their dual says."""
         if "dual" not in state:
-            # Up to now the threshold was zero and the dual was the weights.
-            half = w.dtype in (torch.bfloat16, torch.float16)
-            state["dual"] = w.detach().to(torch.float32 if half else w.dtype, copy=True)
+            state["dual"] = first_dual(w)
             state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
             state["updates"] = torch.tensor(0.0, dtype=torch.float32)
         else:

@@ -14,7 +14,7 @@ from torch.optim.optimizer import ParamsT
 
 from . import native
 from .checks import check_pruning, check_sgd, label
-from .state import load_uncast, local
+from .state import first_dual, load_uncast, local
 from .threshold import raise_threshold, soft_threshold
 
 __all__ = ["GRDA", "grda"]
@@ -191,9 +191,7 @@ class GRDA(Optimizer):
             if "step" not in state:
                 state["step"] = torch.tensor(0.0, dtype=torch.float32)
             if group["c"] > 0 and "dual" not in state:
-                # S_0 is the identity: up to now w was its own dual.
-                half = p.dtype in (torch.bfloat16, torch.float16)
-                state["dual"] = p.detach().to(torch.float32 if half else p.dtype, copy=True)
+                state["dual"] = first_dual(p)
                 state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
             w, dual, buffer = p, state.get("dual"), state.get("momentum_buffer")
             if hasattr(p, "to_local"):

@@ -1,4 +1,4 @@
-"""An optimizer's state: loading it without rounding, and the part of it on this process."""
+"""An optimizer's state: making the dual, loading without rounding, and the part of it on this process."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,18 @@ from torch.optim import Optimizer
 
 from .checks import label
 
-__all__ = ["load_uncast", "local"]
+__all__ = ["first_dual", "load_uncast", "local"]
 
 
 def local(t: Any) -> Tensor:
     """Of a DTensor what lies on this process; any other tensor itself."""
     return t.to_local() if hasattr(t, "to_local") else t
+
+
+def first_dual(w: Tensor) -> Tensor:
+    """A copy of the weights, which up to the first threshold are their own dual; float32 for half precision."""
+    half = w.dtype in (torch.bfloat16, torch.float16)
+    return w.detach().to(torch.float32 if half else w.dtype, copy=True)
 
 
 def load_uncast(
