@@ -22,7 +22,12 @@ _SGD: _Rules = {
     "momentum": (lambda x, _: 0 <= x <= _LARGEST, ">= 0 and finite"),
     "weight_decay": (lambda x, _: 0 <= x <= _LARGEST, ">= 0 and finite"),
     "nesterov": (lambda x, group: not x or group["momentum"] > 0, "False where momentum is 0"),
-    "fused": (lambda x, _: x in (None, True, False), "None, True or False"),
+    "foreach": (lambda x, _: x in (None, True, False), "None, True or False"),
+    "fused": (
+        lambda x, group: x in (None, True, False) and not (x and group["foreach"]),
+        "None, True or False, and not True where foreach is",
+    ),
+    "capturable": (lambda x, _: x in (True, False), "True or False"),
 }
 
 

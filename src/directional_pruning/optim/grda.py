@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from . import native
+from . import native, triton
 from .checks import check_pruning, check_sgd, label
+from .functional import grda
 from .state import first_dual, load_uncast, local
-from .threshold import raise_threshold, soft_threshold
 
+# The function too: its name, imported from elsewhere, would be hidden by this module's.
 __all__ = ["GRDA", "grda"]
 
 
@@ -46,11 +47,19 @@ class GRDA(Optimizer):
         c: strength of pruning, >= 0; multiplies the threshold. 0 is SGD.
         mu: growth of the threshold over time, in (0, 1]; the theory asks for (1/2, 1).
         momentum, nesterov, weight_decay, maximize: as in ``torch.optim.SGD``.
-        fused: one pass over memory by a compiled kernel, for float32 on the CPU. None uses it where it can; False uses
-            torch's operations alone; True refuses parameters it cannot update.
+        foreach: torch's operations on whole lists of tensors; None uses them on CUDA, False goes tensor by tensor.
+        fused: one pass over memory by a kernel, of C on the CPU and of Triton on CUDA, for float32 and half precision
+            (on the CPU bfloat16). None uses it where it can; False uses torch's operations alone; True refuses
+            parameters it cannot update.
+        capturable: keep clocks and thresholds beside the parameters and never read them on the host, so that a CUDA
+            graph can hold the step. A rate that changes between replays must be a tensor.
 
     Memory: one buffer the size of the parameters (the dual), float32 for half-precision parameters; one more with
-    momentum. During a step with weight decay, Nesterov or maximize the kernel keeps up to 128 MB of gradients besides.
+    momentum. During a step ``foreach`` takes another; the C kernel with weight decay, Nesterov or maximize keeps up to
+    128 MB of gradients.
+
+    ``torch.compile`` of a step traces it whole, and does so once more when the rate first changes. Complex parameters
+    are refused: soft-thresholding the two parts apart would prune neither.
 
     Raises:
         ValueError: for an argument out of range, naming it and its value; for complex or integer parameters.
@@ -77,7 +86,9 @@ class GRDA(Optimizer):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         maximize: bool = False,
+        foreach: bool | None = None,
         fused: bool | None = None,
+        capturable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -87,7 +98,9 @@ class GRDA(Optimizer):
             "nesterov": nesterov,
             "weight_decay": weight_decay,
             "maximize": maximize,
+            "foreach": foreach,
             "fused": fused,
+            "capturable": capturable,
         }
         check_sgd(defaults)
         check_pruning(defaults)
@@ -97,7 +110,8 @@ class GRDA(Optimizer):
         """Take a loaded or unpickled state; an option that came after it was saved gets its default."""
         super().__setstate__(state)
         for group in self.param_groups:
-            group.setdefault("fused", None)
+            for option, default in (("foreach", None), ("fused", None), ("capturable", False)):
+                group.setdefault(option, default)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, checking its hyper-parameters as the constructor checks the defaults."""
@@ -116,11 +130,13 @@ class GRDA(Optimizer):
         """What this parameter would have to be, if it cannot be trained."""
         if p.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
             return "GRDA needs real floating-point parameters of 16, 32 or 64 bits"
-        if group["fused"] and not native.available():
-            return "fused=True needs the kernel, which was not compiled at installation"
-        shard = local(p)
-        if group["fused"] and not native.fits(shard, torch.empty_like(shard, dtype=torch.float32), shard):
-            return "fused=True needs contiguous float32 or bfloat16 parameters on the CPU"
+        if group["fused"]:
+            kernel, name = (triton, "Triton") if p.is_cuda else (native, "the compiled kernel")
+            if not kernel.available():
+                return f"fused=True needs {name}, which is not installed"
+            shard = local(p)
+            if not kernel.fits(shard, torch.empty_like(shard, dtype=torch.float32), shard):
+                return "fused=True needs contiguous float32 or bfloat16 parameters on the CPU or CUDA"
         return None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -143,8 +159,6 @@ class GRDA(Optimizer):
             check=check,
         )
 
-    # Under torch.compile the step stays as it is: one break in the graph, and the kernel instead of three operations.
-    @torch._disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of every parameter that has a gradient; ``closure`` re-evaluates the loss and returns it."""
@@ -152,8 +166,17 @@ class GRDA(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        plain = all(type(p) in (Tensor, torch.nn.Parameter) for group in self.param_groups for p in group["params"])
+        (self._update if plain else self._update_eagerly)()
+        return loss
+
+    def _update(self) -> None:
         # All groups are gathered before any is moved: a gradient that is refused leaves the whole model as it was.
-        gathered = [self._init_group(group) for group in self.param_groups]
+        gathered = []
+        for group in self.param_groups:
+            lists: tuple[list[Any], ...] = ([], [], [], [], [], [])
+            self._init_group(group, *lists)
+            gathered.append(lists)
         for group, lists in zip(self.param_groups, gathered, strict=True):
             grda(
                 *lists,
@@ -164,23 +187,30 @@ class GRDA(Optimizer):
                 nesterov=group["nesterov"],
                 weight_decay=group["weight_decay"],
                 maximize=group["maximize"],
+                foreach=group["foreach"],
                 fused=group["fused"],
+                capturable=group["capturable"],
             )
-            if group["momentum"] != 0:
-                moved = (p for p in group["params"] if p.grad is not None)
-                for p, buffer in zip(moved, lists[3], strict=True):
-                    if self.state[p].get("momentum_buffer") is None:
-                        self.state[p]["momentum_buffer"] = _placed_like(p, buffer)
-        return loss
 
-    def _init_group(self, group: dict[str, Any]) -> tuple[list[Any], ...]:
+    # The compiler would take the parts of a DTensor for copies, and update those.
+    _update_eagerly = torch.compiler.disable(_update)
+
+    def _init_group(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        duals: list[Tensor | None],
+        momentum_buffers: list[Tensor | None],
+        thresholds: list[Tensor | None],
+        steps: list[Tensor],
+    ) -> None:
         """Gather the parameters that have a gradient, with their state, made at their first update.
 
-        The lists are those of :func:`grda`. Of a DTensor they hold what lies on this process: all it has to update.
+        The lists are those of :func:`grda`. Of a DTensor they get what lies on this process: all it has to update.
         """
         if not isinstance(group["lr"], Tensor) and not group["lr"] >= 0:
             raise ValueError(f"invalid lr: {group['lr']} (must be >= 0)")
-        params, grads, duals, momentum_buffers, thresholds, steps = [], [], [], [], [], []
         for i, p in enumerate(group["params"]):
             grad = p.grad
             if grad is None:
@@ -193,7 +223,15 @@ class GRDA(Optimizer):
             if group["c"] > 0 and "dual" not in state:
                 state["dual"] = first_dual(p)
                 state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
-            w, dual, buffer = p, state.get("dual"), state.get("momentum_buffer")
+            if group["momentum"] != 0 and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(state.get("dual", p), requires_grad=False)
+            # Where the kernels read them, or a graph that is replayed; anywhere else the host reads them.
+            fused = p.is_cuda and group["fused"] is not False and triton.available()
+            clock = p.device if fused or group["capturable"] else torch.device("cpu")
+            for key in ("step", "threshold"):
+                if key in state and state[key].device != clock:
+                    state[key] = state[key].to(clock)
+            w, dual, buffer = p, state.get("dual"), state.get("momentum_buffer") if group["momentum"] != 0 else None
             if hasattr(p, "to_local"):
                 if grad.placements != p.placements:  # sums still to be made, as tensor parallelism may leave them
                     grad = grad.redistribute(placements=p.placements)
@@ -204,77 +242,3 @@ class GRDA(Optimizer):
             momentum_buffers.append(buffer)
             thresholds.append(state.get("threshold"))
             steps.append(state["step"])
-        return params, grads, duals, momentum_buffers, thresholds, steps
-
-
-def _placed_like(p: Any, shard: Tensor) -> Tensor:
-    """A DTensor laid out as p, of which ``shard`` lies on this process; where p is a plain tensor, ``shard`` itself."""
-    if not hasattr(p, "to_local"):
-        return shard
-    return type(p).from_local(shard, p.device_mesh, p.placements, shape=p.shape, stride=p.stride())
-
-
-def grda(
-    params: list[Tensor],
-    grads: list[Tensor],
-    duals: list[Tensor | None],
-    momentum_buffers: list[Tensor | None],
-    thresholds: list[Tensor | None],
-    steps: list[Tensor],
-    *,
-    lr: float | Tensor,
-    c: float,
-    mu: float,
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    weight_decay: float = 0.0,
-    maximize: bool = False,
-    fused: bool | None = None,
-) -> None:
-    r"""One gRDA update in place, as a function of its state. See :class:`GRDA` for the equations.
-
-    Args:
-        params, grads: w and its gradient, tensors of one shape each.
-        duals: v, of the shape of w, float32 or the dtype of w; None for a parameter trained by SGD (``c = 0``).
-        momentum_buffers: of the shape of w, or None before the first update, when the list receives the new buffer.
-        thresholds: g, float64 scalars; None where the dual is None.
-        steps: n, float32 scalars, the number of updates so far.
-        fused: None or True for the compiled kernel where it can be used, False for torch's operations alone.
-
-    Example:
-        >>> w, v = torch.tensor([0.3, -0.02]), torch.tensor([0.3, -0.02])
-        >>> n, g = torch.tensor(0.0), torch.tensor(0.0, dtype=torch.float64)
-        >>> grda([w], [torch.zeros(2)], [v], [None], [g], [n], lr=1.0, c=0.1, mu=0.5)
-        >>> w.tolist() == [torch.tensor(0.3).sub(0.1).item(), 0.0], n.item(), round(g.item(), 3)
-        (True, 1.0, 0.1)
-    """
-    with torch.no_grad():
-        lr = float(lr)
-        batch = native.Batch(lr, c, mu)
-        for i, w in enumerate(params):
-            v, g = duals[i], thresholds[i]
-            grad = grads[i] if not maximize else -grads[i]
-            if v is not None and grad.dtype != v.dtype and (weight_decay != 0 or momentum != 0):
-                grad = grad.to(v.dtype)
-            if weight_decay != 0:
-                grad = grad.add(w, alpha=weight_decay)
-            if momentum != 0:
-                buffer = momentum_buffers[i]
-                if buffer is None:
-                    buffer = momentum_buffers[i] = grad.detach().clone()
-                else:
-                    buffer.mul_(momentum).add_(grad)
-                grad = grad.add(buffer, alpha=momentum) if nesterov else buffer
-            if lr == 0:
-                continue
-            if v is None or g is None:
-                steps[i].add_(1)
-                w.add_(grad, alpha=-lr)
-            elif fused is not False and native.fits(w, v, grad, g, steps[i]):
-                batch.add(w, v, grad, g, steps[i])
-            else:
-                # v_n = v_{n-1} - lr grad f(w_{n-1})
-                v.add_(grad, alpha=-lr)
-                # w_n = S_{g_n}(v_n)
-                soft_threshold(v, raise_threshold(g, steps[i], lr, c, mu), out=w)
-        batch.flush()

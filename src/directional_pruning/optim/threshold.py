@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["raise_threshold", "soft_threshold"]
+__all__ = ["count", "raise_threshold", "raise_thresholds", "soft_threshold"]
 
 
 def raise_threshold(g: Tensor, n: Tensor, lr: float, c: float, mu: float) -> float:
@@ -12,10 +12,32 @@ def raise_threshold(g: Tensor, n: Tensor, lr: float, c: float, mu: float) -> flo
     return g.add_(c * lr ** (0.5 + mu) * (count**mu - (count - 1) ** mu)).item()
 
 
-def soft_threshold(v: Tensor, g: float, *, out: Tensor) -> None:
+def count(ns: list[Tensor], lr: float | Tensor) -> None:
+    """One more update, ``n += 1``; none where the rate is a tensor that holds 0."""
+    if isinstance(lr, Tensor):
+        one = (lr != 0).to(ns[0])
+        torch._foreach_add_(ns, [one] * len(ns))
+    else:
+        torch._foreach_add_(ns, 1.0)
+
+
+def raise_thresholds(gs: list[Tensor], ns: list[Tensor], lr: float | Tensor, c: float, mu: float) -> None:
+    """:func:`raise_threshold` for many, without the host knowing the numbers; all scalars lie on one device."""
+    count(ns, lr)
+    n = torch.stack(ns).to(torch.float64)
+    rate = lr.to(torch.float64) if isinstance(lr, Tensor) else lr
+    growth = c * rate ** (0.5 + mu) * (n**mu - (n - 1).clamp(min=0) ** mu)
+    torch._foreach_add_(gs, list(growth.unbind()))
+
+
+def soft_threshold(v: Tensor, g: float | Tensor, *, out: Tensor) -> None:
     """``out = v - clamp(v, -g, g)``: +0.0 inside the threshold, where torch's softshrink writes -0.0 for v < 0."""
-    if out.dtype == v.dtype:
+    if isinstance(g, Tensor):
+        out.copy_(v - torch.minimum(torch.maximum(v, -g), g))
+    elif out.dtype == v.dtype:
         torch.sub(v, torch.clamp(v, -g, g, out=out), out=out)
     else:
+        out.copy_(v.sub(v.clamp(-g, g)))
+    if out.dtype != v.dtype:
         # A negative survivor too small for half precision rounds to -0.0; adding 0.0 makes it +0.0.
-        out.copy_(v.sub(v.clamp(-g, g))).add_(0.0)
+        out.add_(0.0)
