@@ -1,11 +1,16 @@
 """The compiled kernel against torch's operations, which are the truth."""
 
+import os
+import signal
+
 import pytest
 import torch
 from torch import nn
+from torch.optim import AdamW
 
-from directional_pruning import GRDA
+from directional_pruning import GRDA, Directional
 from directional_pruning.optim import native
+from directional_pruning.optim.threshold import raise_threshold, soft_threshold
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no compiler at installation, so no kernel to test")
 
@@ -46,7 +51,17 @@ def train(fused, params, steps=12, dtype=torch.float32, **options):
 SHAPES = [(), (1,), (15,), (16,), (17,), (1023, 3), (5, 4, 3, 3), (0,), (70_001,)]
 
 
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.9, "weight_decay": 0.01}, {"maximize": True}], ids=str)
+OPTIONS = [
+    {},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "nesterov": True},
+    {"weight_decay": 0.01},
+    {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01, "maximize": True},
+    {"maximize": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernel_and_torchs_operations_agree_at_every_size(many_threads, options, dtype):
     generator = torch.Generator().manual_seed(0)
@@ -57,36 +72,74 @@ def test_the_kernel_and_torchs_operations_agree_at_every_size(many_threads, opti
     for p, q in zip(kernel, loop, strict=True):
         assert p.stride() == q.stride()
         assert p.dtype == dtype
-        # one rounding of bfloat16 where the duals differ in their last bit
-        torch.testing.assert_close(p, q, rtol=1e-6 if dtype == torch.float32 else 2**-7, atol=1e-6)
-        torch.testing.assert_close(a.state[p]["dual"], b.state[q]["dual"], rtol=1e-6, atol=1e-6)
+        # one rounding of bfloat16 where the duals differ in their last bit, which decay then brings to the duals
+        rounding = dtype == torch.bfloat16
+        torch.testing.assert_close(p, q, rtol=2**-7 if rounding else 1e-5, atol=1e-5)
+        atol = 1e-4 if rounding and "weight_decay" in options else 2e-6
+        torch.testing.assert_close(a.state[p]["dual"], b.state[q]["dual"], rtol=1e-6, atol=atol)
+        if "momentum" in options:
+            momenta = (a.state[p]["momentum_buffer"], b.state[q]["momentum_buffer"])
+            torch.testing.assert_close(*momenta, rtol=1e-6, atol=atol)
         assert not torch.signbit(p[p == 0]).any()
         for key in ("step", "threshold"):
             torch.testing.assert_close(a.state[p][key], b.state[q][key], rtol=1e-14, atol=0)
     assert 0.1 < sum(int((p == 0).sum()) for p in kernel) / sum(p.numel() for p in kernel) < 0.9
 
 
-def test_threads_and_streaming_stores_do_not_change_a_bit(many_threads, monkeypatch):
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("gradient", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_call_is_the_formula_in_float64(many_threads, options, gradient, dtype):
+    generator = torch.Generator().manual_seed(0)
+    w, v, d, b = (torch.randn(1234, generator=generator) for _ in range(4))
+    w, d = w.to(dtype), d.to(gradient if dtype == torch.bfloat16 else dtype)
+    exact = d.double() * (-1 if "maximize" in options else 1) + options.get("weight_decay", 0) * w.double()
+    buffer, velocity = None, exact
+    if "momentum" in options:
+        buffer = b.clone()
+        velocity = 0.9 * b.double() + exact
+        exact = exact + 0.9 * velocity if "nesterov" in options else velocity
+    dual = v.double() - 0.5 * exact
+    g, n = torch.tensor(0.3, dtype=torch.float64), torch.tensor(4.0)
+    batch = native.Batch(0.5, 0.2, 0.7, **options)
+    assert native.fits(w, v, d, g, n, buffer)
+    batch.add(w, v, d, g, n, buffer)
+    batch.flush()
+    assert n.item() == 5
+    assert g.item() == pytest.approx(0.3 + 0.2 * 0.5**1.2 * (5**0.7 - 4**0.7), rel=1e-15)
+    torch.testing.assert_close(v.double(), dual, rtol=1e-6, atol=1e-6)
+    expected = dual - dual.clamp(-g.item(), g.item())
+    torch.testing.assert_close(w.double(), expected, rtol=1e-6 if dtype == torch.float32 else 2**-8, atol=1e-6)
+    if buffer is not None:
+        torch.testing.assert_close(buffer.double(), velocity, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_threads_and_streaming_stores_do_not_change_a_bit(many_threads, monkeypatch, options, dtype):
     generator = torch.Generator().manual_seed(0)
     params = [torch.randn(shape, generator=generator) for shape in SHAPES]
-    several, _ = train(True, params)
+    several, _ = train(True, params, dtype=dtype, **options)
     monkeypatch.undo()
     torch.set_num_threads(1)
-    one, _ = train(True, params)
+    one, _ = train(True, params, dtype=dtype, **options)
     assert all(torch.equal(p, q) for p, q in zip(several, one, strict=True))
 
 
-@pytest.mark.parametrize("offset", range(1, 17))
-def test_views_at_every_alignment_are_updated_and_nothing_beside_them(many_threads, offset):
-    memory = torch.full((3, 200), 7.0)
-    w, v, d = (row[offset : offset + 150] for row in memory)
-    d.copy_(torch.linspace(-3, 3, 150))
+@pytest.mark.parametrize("offset", range(1, 33))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_views_at_every_alignment_are_updated_and_nothing_beside_them(many_threads, offset, dtype):
+    memory = [torch.full((600,), 7.0, dtype=kind) for kind in (dtype, torch.float32, dtype)]
+    w, v, d = (row[offset : offset + 500] for row in memory)
+    d.copy_(torch.linspace(-3, 3, 500))
+    expected = 7.0 - 0.5 * d.float()
     update(w, v, d, 6.9)
-    expected = 7.0 - 0.5 * torch.linspace(-3, 3, 150)
     torch.testing.assert_close(v, expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(w, expected - expected.clamp(-6.9, 6.9), rtol=1e-6, atol=2e-6)
-    assert (memory[:, :offset] == 7).all()
-    assert (memory[:, offset + 150 :] == 7).all()
+    rtol = 1e-6 if dtype == torch.float32 else 2**-8
+    torch.testing.assert_close(w.float(), expected - expected.clamp(-6.9, 6.9), rtol=rtol, atol=2e-6)
+    for row in memory:
+        assert (row[:offset] == 7).all()
+        assert (row[offset + 500 :] == 7).all()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -112,6 +165,89 @@ def test_bfloat16_is_rounded_as_torch_rounds_it():
     assert torch.equal(w[kept].view(torch.int16), rounded[kept].view(torch.int16))
 
 
+def test_a_survivor_too_small_for_bfloat16_is_plus_zero():
+    smallest = 2.0**-149
+    w, v = torch.ones(40, dtype=torch.bfloat16), torch.full((40,), -3 * smallest)
+    update(w, v, torch.zeros_like(w), smallest)
+    assert (w == 0).all()
+    assert not torch.signbit(w).any()
+
+
+def bits(t):
+    return t.view(torch.int32 if t.dtype == torch.float32 else torch.int16)[~t.isnan()]
+
+
+def assert_same_bits(a, b):
+    assert torch.equal(a.isnan(), b.isnan())
+    assert torch.equal(bits(a), bits(b))
+
+
+def follow_with_torch(w, v, g, n, lr, c, mu):
+    """What Directional does to the dual of weights that its base has moved, with torch's operations."""
+    before = torch.empty_like(w)
+    soft_threshold(v, g.item(), out=before)
+    v.add_(torch.sub(w, before, out=before))
+    soft_threshold(v, raise_threshold(g, n, lr, c, mu), out=w)
+
+
+@pytest.mark.parametrize("shape", [(1,), (33,), (1023,), (6, 5, 3, 3), (70_001,)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_after_another_optimizer_the_kernel_is_torchs_operations_to_the_bit(many_threads, dtype, shape):
+    generator = torch.Generator().manual_seed(0)
+    odd = torch.tensor([-0.0, 1e-41, -1e-41, 0.0, float("inf"), -float("inf"), float("nan")])
+
+    def values(kinds):
+        flat = torch.randn(torch.Size(shape).numel(), generator=generator)
+        if len(flat) > 40:
+            flat[:kinds] = odd[:kinds]
+        layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+        return flat.view(shape).contiguous(memory_format=layout)
+
+    ours = [values(7).to(dtype), values(6), torch.tensor(0.3, dtype=torch.float64), torch.tensor(3.0)]
+    theirs = [t.clone() for t in ours]
+    for step in range(5):
+        moved = values(step).to(dtype)
+        for w in (ours[0], theirs[0]):
+            w.add_(moved)
+        batch = native.Batch(0.1, 0.3, 0.6)
+        w, v, g, n = ours
+        assert native.fits(w, v, None, g, n)
+        batch.add(w, v, None, g, n)
+        batch.flush()
+        follow_with_torch(*theirs, 0.1, 0.3, 0.6)
+        for a, b in zip(ours[:2], theirs[:2]):
+            assert_same_bits(a, b)
+        assert ours[2:] == theirs[2:]
+    assert not torch.signbit(w[w == 0]).any()
+    assert w.numel() < 40 or 0.1 < (w == 0).float().mean() < 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_directional_is_the_same_to_the_bit_with_and_without_the_kernel(many_threads, monkeypatch, dtype):
+    def end(compiled):
+        updated = []
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "_native", compiled)
+            flush = native.Batch.flush
+            patch.setattr(native.Batch, "flush", lambda batch: (updated.append(batch.elements), flush(batch)))
+            generator = torch.Generator().manual_seed(0)
+            params = [nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in ((70, 11), (5, 4, 3, 3))]
+            optimizer = Directional(AdamW(params, lr=0.1), c=1.0, mu=0.6)
+            for step in range(5):
+                for p in params:
+                    p.grad = torch.randn(p.shape, generator=generator).to(dtype)
+                optimizer.param_groups[0]["lr"] = 0.0 if step == 3 else 0.1
+                optimizer.step()
+        return [t for p in params for t in (p.detach(), *optimizer.state[p].values())], updated
+
+    (ours, by_kernel), (theirs, by_torch) = end(native._native), end(None)
+    # The first update makes the dual; at a rate of zero there is none.
+    assert (by_kernel, by_torch) == ([0, 950, 950, 950], [0, 0, 0, 0])
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(torch.signbit(a), torch.signbit(b))
+
+
 def test_what_the_kernel_cannot_update_is_left_to_torch():
     plain = torch.ones(4, 4)
     assert native.fits(plain, plain, plain)
@@ -135,6 +271,10 @@ def test_what_the_kernel_cannot_update_is_left_to_torch():
     assert native.fits(plain, plain, plain, double, single)
     assert not native.fits(plain, plain, plain, single, single)
     assert not native.fits(plain, plain, plain, double, double)
+    assert native.fits(half, plain, None, double, single)
+    assert native.fits(half, plain, half, double, single, plain)
+    for buffer in (half, plain.t(), torch.ones(4, 5)):
+        assert not native.fits(half, plain, half, double, single, buffer)
 
 
 def test_gradients_that_only_look_like_tensors_of_floats_are_still_applied():
@@ -159,7 +299,7 @@ def test_without_a_compiler_training_is_the_same_and_fused_true_says_why(monkeyp
     monkeypatch.setattr(native, "_native", None)
     without, _ = train(None, params)
     torch.testing.assert_close(with_kernel[0], without[0], rtol=1e-6, atol=1e-6)
-    with pytest.raises(ValueError, match="not compiled at installation"):
+    with pytest.raises(ValueError, match="the compiled kernel, which is not installed"):
         GRDA([nn.Parameter(params[0])], fused=True)
 
 
@@ -170,3 +310,23 @@ def test_autograd_notices_the_kernels_change():
     GRDA([w], lr=0.1, c=0.1, fused=True).step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_after_a_fork_the_kernel_waits_for_no_thread_that_is_not_there(many_threads):
+    parent, child, inherited = (torch.ones(100_000).share_memory_() for _ in range(3))
+    update(parent, torch.ones(100_000), torch.ones(100_000), 0.1)
+    duals, gradients = torch.ones(2, 100_000), torch.ones(100_000)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)  # ends a child that waits for ever
+        update(child, duals[0], gradients, 0.1)
+        torch.set_num_threads(1)  # as a worker of a DataLoader does
+        update(inherited, duals[1], gradients, 0.1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert torch.equal(child, parent)
+    assert torch.equal(inherited, parent)
+    again = torch.ones(100_000)
+    update(again, duals[0], gradients, 0.1)
+    assert torch.equal(again, parent)

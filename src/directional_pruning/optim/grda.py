@@ -55,8 +55,7 @@ class GRDA(Optimizer):
             graph can hold the step. A rate that changes between replays must be a tensor.
 
     Memory: one buffer the size of the parameters (the dual), float32 for half-precision parameters; one more with
-    momentum. During a step ``foreach`` takes another; the C kernel with weight decay, Nesterov or maximize keeps up to
-    128 MB of gradients.
+    momentum. During a step ``foreach`` takes another; the kernels none.
 
     ``torch.compile`` of a step traces it whole, and does so once more when the rate first changes. Complex parameters
     are refused: soft-thresholding the two parts apart would prune neither.

@@ -1,4 +1,4 @@
-/* One gRDA update of many tensors in one pass over memory: v += alpha * d, w = v - clamp(v, -g, g). */
+/* Updates of many tensors in one pass over memory: v += what SGD or another optimizer says, w = S_g(v). */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -13,115 +13,187 @@
 #define HAS_STREAM 0
 #endif
 
-/* Compiled for the baseline and for processors with AVX2 and FMA; the loader picks. */
+/* Nobody looks at floating-point exceptions, so both sides of a choice may be computed: else GCC keeps a branch. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-trapping-math")
+#endif
+
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+
+/* Compiled for the baseline and for processors with AVX2 and FMA or with AVX-512; the loader picks. */
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
-#define WIDEST __attribute__((target_clones("default", "arch=x86-64-v3")))
+#define WIDEST __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define WIDEST
 #endif
 
+/* A tensor in the table, 64 bits each: six addresses, of which d may be 0 (then w holds what another optimizer made of
+   the weights) and b too (no momentum); its number of elements; the bytes of an element of w and of d, 4 for float32
+   and 2 for bfloat16; and the threshold before the update, a float64 that raise_thresholds leaves there. v and b are
+   float32, n is a float32 and g a float64 scalar. */
+typedef struct {
+    int64_t w, v, d, b, g, n, elements, w_bytes, d_bytes;
+    double before;
+} Row;
+
+#define AT(type, address, i) ((type *)(intptr_t)(address) + (i))
+
+typedef struct {
+    float lr, momentum, decay, sign;
+    int nesterov;
+} Rates;
+
 typedef uint16_t bfloat16;
 
-static inline float as_float(bfloat16 x) {
+INLINE float as_float(bfloat16 x) {
     uint32_t bits = (uint32_t)x << 16;
     float y;
     memcpy(&y, &bits, sizeof y);
     return y;
 }
 
-/* To the nearest, ties to even, as torch rounds; NaN stays NaN. */
-static inline bfloat16 as_bfloat16(float x) {
+/* To the nearest number of bfloat16, ties to even, as torch rounds; NaN stays NaN. */
+INLINE float round_bfloat16(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    return (bfloat16)(x != x ? 0x7fc0 : rounded);
+    bits = x != x ? 0x7fc00000 : (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+    memcpy(&x, &bits, sizeof bits);
+    return x;
 }
 
-/* v += alpha * d, w = v - clamp(v, -g, g). The comparisons let NaN through, and x - x makes what is pruned +0.0. */
-#define DEFINE_UPDATE(name, weight, from_float, gradient, to_float)                                                   \
-    WIDEST static void name(weight *restrict w, float *restrict v, const gradient *restrict d, Py_ssize_t n,          \
-                            float alpha, float g) {                                                                   \
+/* A negative survivor too small for bfloat16 rounds to -0.0; adding 0.0 makes it +0.0. */
+INLINE bfloat16 as_bfloat16(float x) {
+    uint32_t bits;
+    x = round_bfloat16(x) + 0.0f;
+    memcpy(&bits, &x, sizeof bits);
+    return (bfloat16)(bits >> 16);
+}
+
+/* S_g(x) = x - clamp(x, -g, g). The comparisons let NaN through, and x - x makes what is pruned +0.0. */
+INLINE float shrink(float x, float g) {
+    float inside = x < -g ? -g : x > g ? g : x;
+    return x - inside;
+}
+
+/* d += decay * w, b = momentum * b + d, v -= lr * (b, or d + momentum * b if nesterov), w = S_g(v). */
+#define DEFINE_UPDATE(name, weight, to_weight, weight_to_float, gradient, to_float)                                   \
+    INLINE void name(weight *restrict w, float *restrict v, const gradient *restrict d, float *restrict b,            \
+                     Py_ssize_t n, Rates rates, float g, int has_decay, int has_momentum) {                           \
         for (Py_ssize_t i = 0; i < n; i++) {                                                                          \
-            float x = v[i] + alpha * to_float(d[i]);                                                                  \
-            float inside = x < -g ? -g : x > g ? g : x;                                                               \
+            float step = rates.sign * to_float(d[i]);                                                                 \
+            if (has_decay) step += rates.decay * weight_to_float(w[i]);                                               \
+            if (has_momentum) {                                                                                       \
+                float velocity = rates.momentum * b[i] + step;                                                        \
+                b[i] = velocity;                                                                                      \
+                step = rates.nesterov ? step + rates.momentum * velocity : velocity;                                  \
+            }                                                                                                         \
+            float x = v[i] - rates.lr * step;                                                                         \
             v[i] = x;                                                                                                 \
-            w[i] = from_float(x - inside);                                                                            \
+            w[i] = to_weight(shrink(x, g));                                                                           \
         }                                                                                                             \
     }
-DEFINE_UPDATE(update, float, , float, )
-DEFINE_UPDATE(update_bfloat16, bfloat16, as_bfloat16, bfloat16, as_float)
-DEFINE_UPDATE(update_bfloat16_float, bfloat16, as_bfloat16, float, )
+DEFINE_UPDATE(update, float, , , float, )
+DEFINE_UPDATE(update_bfloat16, bfloat16, as_bfloat16, as_float, bfloat16, as_float)
+DEFINE_UPDATE(update_bfloat16_float, bfloat16, as_bfloat16, as_float, float, )
+
+/* v += w - S_before(v), w = S_g(v), the difference taken in the precision of w. */
+#define DEFINE_FOLLOW(name, weight, to_weight, to_float, round)                                                       \
+    INLINE void name(weight *restrict w, float *restrict v, Py_ssize_t n, float before, float g) {                    \
+        for (Py_ssize_t i = 0; i < n; i++) {                                                                          \
+            float x = v[i] + round(to_float(w[i]) - (round(shrink(v[i], before)) + 0.0f));                            \
+            v[i] = x;                                                                                                 \
+            w[i] = to_weight(shrink(x, g));                                                                           \
+        }                                                                                                             \
+    }
+DEFINE_FOLLOW(follow, float, , , )
+DEFINE_FOLLOW(follow_bfloat16, bfloat16, as_bfloat16, as_float, round_bfloat16)
+
+/* So that each loop is compiled with and without decay and momentum. */
+#define UPDATE(name, weight, gradient)                                                                                \
+    do {                                                                                                              \
+        const gradient *d = AT(const gradient, row->d, from);                                                         \
+        if (rates.decay != 0 && row->b) name((weight *)w, v, d, AT(float, row->b, from), n, rates, g, 1, 1);          \
+        else if (rates.decay != 0) name((weight *)w, v, d, NULL, n, rates, g, 1, 0);                                  \
+        else if (row->b) name((weight *)w, v, d, AT(float, row->b, from), n, rates, g, 0, 1);                         \
+        else name((weight *)w, v, d, NULL, n, rates, g, 0, 0);                                                        \
+    } while (0)
+
+/* Update n elements of a tensor, from the given one on; the new weights go to w, where the old ones are if read. */
+INLINE void update_elements(const Row *row, Py_ssize_t from, Py_ssize_t n, void *w, Rates rates) {
+    float before = (float)row->before, g = (float)*AT(const double, row->g, 0), *v = AT(float, row->v, from);
+    if (!row->d && row->w_bytes == 4) follow(w, v, n, before, g);
+    else if (!row->d) follow_bfloat16(w, v, n, before, g);
+    else if (row->w_bytes == 4) UPDATE(update, float, float);
+    else if (row->d_bytes == 2) UPDATE(update_bfloat16, bfloat16, bfloat16);
+    else UPDATE(update_bfloat16_float, bfloat16, float);
+}
+
+WIDEST static void update_part(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates rates) {
+    update_elements(row, from, n, AT(char, row->w, from * row->w_bytes), rates);
+}
 
 #if HAS_STREAM
-/* The same to the bit. Past the caches, an ordinary store first reads the line it will overwrite; a streaming store
-   does not. w must be aligned to 16 bytes and n a multiple of 4. min and max return their second argument for NaN. */
-WIDEST static void update_streaming(float *w, float *v, const float *d, Py_ssize_t n, float alpha, float g) {
-    __m128 rate = _mm_set1_ps(alpha), high = _mm_set1_ps(g), low = _mm_set1_ps(-g);
-    for (Py_ssize_t i = 0; i < n; i += 4) {
-        __m128 x = _mm_add_ps(_mm_loadu_ps(v + i), _mm_mul_ps(rate, _mm_loadu_ps(d + i)));
-        _mm_storeu_ps(v + i, x);
-        _mm_stream_ps(w + i, _mm_sub_ps(x, _mm_min_ps(high, _mm_max_ps(low, x))));
+/* The same for weights that are only written. Past the caches, an ordinary store first reads the line it will overwrite;
+   a streaming store does not. So a few weights at a time are made in a block, and that is streamed. n must be a multiple
+   of BLOCK, and the first weight's address one of 64. */
+#define BLOCK 64
+WIDEST static void update_streaming(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates rates) {
+    __m128i block[BLOCK * sizeof(float) / sizeof(__m128i)];
+    const int vectors = (int)(BLOCK * row->w_bytes / (int)sizeof *block);
+    __m128i *w = AT(__m128i, row->w + from * row->w_bytes, 0);
+    for (Py_ssize_t end = from + n; from < end; from += BLOCK, w += vectors) {
+        update_elements(row, from, BLOCK, block, rates);
+        for (int i = 0; i < vectors; i++) _mm_stream_si128(w + i, block[i]);
     }
     _mm_sfence();
 }
 #endif
 
-/* A tensor in the table: 64-bit integers, five of them addresses; the bytes of an element of w and of d, 4 for float32
-   and 2 for bfloat16. v is float32. */
-typedef struct {
-    int64_t w, v, d, g, n, elements, w_bytes, d_bytes;
-} Row;
-
 /* Of the elements of all tensors, laid end to end, update those from begin to end. */
-static void update_range(const Row *row, const Row *last, Py_ssize_t begin, Py_ssize_t end, float alpha, int streaming) {
+static void update_range(const Row *row, const Row *last, Py_ssize_t begin, Py_ssize_t end, Rates rates,
+                         int streaming) {
     for (Py_ssize_t first = 0; row < last; first += (Py_ssize_t)row->elements, row++) {
         Py_ssize_t from = begin > first ? begin - first : 0;
         Py_ssize_t to = end < first + row->elements ? end - first : (Py_ssize_t)row->elements;
         if (from >= to) continue;
-        float g = (float)*(const double *)(intptr_t)row->g;
-        float *v = (float *)(intptr_t)row->v;
-        if (row->w_bytes == 2) {
-            bfloat16 *w = (bfloat16 *)(intptr_t)row->w + from;
-            if (row->d_bytes == 2)
-                update_bfloat16(w, v + from, (const bfloat16 *)(intptr_t)row->d + from, to - from, alpha, g);
-            else
-                update_bfloat16_float(w, v + from, (const float *)(intptr_t)row->d + from, to - from, alpha, g);
-            continue;
-        }
-        float *w = (float *)(intptr_t)row->w;
-        const float *d = (const float *)(intptr_t)row->d;
 #if HAS_STREAM
-        if (streaming) {
-            /* up to the next address that is a multiple of 64 */
-            Py_ssize_t head = (Py_ssize_t)((64 - ((uintptr_t)(w + from) & 63)) / sizeof(float) & 15);
+        if (streaming && row->d && rates.decay == 0) {
+            Py_ssize_t head = (Py_ssize_t)(-(row->w + from * row->w_bytes) & 63) / (Py_ssize_t)row->w_bytes;
             if (head > to - from) head = to - from;
-            update(w + from, v + from, d + from, head, alpha, g);
-            from += head;
-            Py_ssize_t body = (to - from) & ~(Py_ssize_t)3;
-            update_streaming(w + from, v + from, d + from, body, alpha, g);
-            from += body;
+            Py_ssize_t body = (to - from - head) / BLOCK * BLOCK;
+            update_part(row, from, head, rates);
+            update_streaming(row, from + head, body, rates);
+            from += head + body;
         }
 #endif
-        update(w + from, v + from, d + from, to - from, alpha, g);
+        update_part(row, from, to - from, rates);
     }
 }
 
-/* update(table, alpha, threads, streaming): update all tensors, each with the threshold that its g points to. torch's
-   OpenMP is in the process already, so these are torch's threads: others would wait for the ones that spin there. */
+/* update(table, lr, momentum, decay, nesterov, maximize, threads, streaming): update all tensors, each with the
+   threshold that its g points to. torch's OpenMP is in the process already, so these are torch's threads: others would
+   wait for the ones that spin there. */
 static PyObject *native_update(PyObject *Py_UNUSED(self), PyObject *args) {
     Py_buffer table;
-    double alpha;
-    int threads, streaming;
-    if (!PyArg_ParseTuple(args, "y*dip", &table, &alpha, &threads, &streaming)) return NULL;
+    Rates rates;
+    int maximize, threads, streaming;
+    if (!PyArg_ParseTuple(args, "y*fffppip", &table, &rates.lr, &rates.momentum, &rates.decay, &rates.nesterov,
+                          &maximize, &threads, &streaming))
+        return NULL;
+    rates.sign = maximize ? -1.0f : 1.0f;
     Py_BEGIN_ALLOW_THREADS
     const Row *rows = table.buf, *last = rows + table.len / (Py_ssize_t)sizeof(Row);
     Py_ssize_t elements = 0;
     for (const Row *row = rows; row < last; row++) elements += (Py_ssize_t)row->elements;
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
+#pragma omp parallel for num_threads(threads) schedule(static, 1) if (threads > 1)
     for (int part = 0; part < threads; part++) {
         Py_ssize_t begin = elements / threads * part;
         Py_ssize_t end = part + 1 < threads ? elements / threads * (part + 1) : elements;
-        update_range(rows, last, begin, end, (float)alpha, streaming);
+        update_range(rows, last, begin, end, rates, streaming);
     }
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&table);
@@ -132,19 +204,22 @@ static PyObject *native_update(PyObject *Py_UNUSED(self), PyObject *args) {
 static PyObject *native_raise_thresholds(PyObject *Py_UNUSED(self), PyObject *args) {
     Py_buffer table;
     double scale, mu;
-    if (!PyArg_ParseTuple(args, "y*dd", &table, &scale, &mu)) return NULL;
-    const Row *row = table.buf, *last = row + table.len / (Py_ssize_t)sizeof(Row);
+    if (!PyArg_ParseTuple(args, "w*dd", &table, &scale, &mu)) return NULL;
+    Row *row = table.buf, *last = row + table.len / (Py_ssize_t)sizeof(Row);
     for (; row < last; row++) {
-        float *n = (float *)(intptr_t)row->n;
+        float *n = AT(float, row->n, 0);
+        double *g = AT(double, row->g, 0);
         *n += 1;
-        *(double *)(intptr_t)row->g += scale * (pow(*n, mu) - pow((double)*n - 1, mu));
+        row->before = *g;
+        *g += scale * (pow(*n, mu) - pow((double)*n - 1, mu));
     }
     PyBuffer_Release(&table);
     Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {
-    {"update", native_update, METH_VARARGS, "update(table, alpha, threads, streaming)"},
+    {"update", native_update, METH_VARARGS,
+     "update(table, lr, momentum, decay, nesterov, maximize, threads, streaming)"},
     {"raise_thresholds", native_raise_thresholds, METH_VARARGS, "raise_thresholds(table, scale, mu)"},
     {NULL, NULL, 0, NULL},
 };

@@ -1,9 +1,10 @@
 """One pass over all parameters on the CPU: a C kernel, compiled at installation where there is a compiler.
 
 torch needs three operations for an update, each of which reads and writes memory. The kernel moves 16 bytes a float32
-parameter, 12 a bfloat16 one: it reads d and v, and writes v and w.
+parameter, 12 a bfloat16 one: it reads d and v, and writes v and w. Momentum adds 8, weight decay a reading of w.
 """
 
+import os
 from array import array
 from importlib import import_module
 from typing import Any
@@ -24,11 +25,11 @@ def _load() -> Any:
 _native = _load()
 
 _PLAIN = (Tensor, nn.Parameter)
-_BFLOAT16 = [(torch.bfloat16, torch.float32, d) for d in (torch.bfloat16, torch.float32)]
 # Fewer elements than this are not worth waking a second thread; more than this do not stay in the caches anyway.
 _ELEMENTS_PER_THREAD = 2**17
 _STREAMING_ELEMENTS = 2**21
-_MOST_WAITING = 2**25
+# A fork has none of the threads that OpenMP believes it has, and would wait for them for ever.
+_process = os.getpid()
 
 
 def available() -> bool:
@@ -36,56 +37,86 @@ def available() -> bool:
     return _native is not None
 
 
-def fits(w: Tensor, v: Tensor, d: Tensor, g: Tensor | None = None, n: Tensor | None = None) -> bool:
+def fits(
+    w: Tensor,
+    v: Tensor,
+    d: Tensor | None,
+    g: Tensor | None = None,
+    n: Tensor | None = None,
+    buffer: Tensor | None = None,
+) -> bool:
     """Whether the kernel, which sees bare addresses, can update these.
 
-    w, v and d must be plain CPU tensors of one shape and one dense layout: all float32, or bfloat16 with a float32 dual
-    and a gradient of either kind; g a float64 and n a float32 scalar.
+    w, v, d and the momentum buffer must be plain CPU tensors of one shape and one dense layout: w float32 or bfloat16,
+    d the same or float32, v and the buffer float32; g a float64 and n a float32 scalar.
     """
+    single, kind, shape, stride = torch.float32, w.dtype, w.shape, w.stride()
     return (
-        (w.dtype is v.dtype is d.dtype is torch.float32 or (w.dtype, v.dtype, d.dtype) in _BFLOAT16)
-        and (w.is_cpu and v.is_cpu and d.is_cpu)
-        and (type(w) in _PLAIN and type(v) in _PLAIN and type(d) in _PLAIN)
-        and w.shape == v.shape == d.shape
-        and w.stride() == v.stride() == d.stride()
+        _native is not None
+        and (kind is single or kind is torch.bfloat16)
+        and v.dtype is single
         and (w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last))
-        # A gradient that is negated or zero only on paper, or one that begins between two numbers.
-        and not (d.is_neg() or d._is_zerotensor())
-        and not (w.data_ptr() % w.itemsize or v.data_ptr() % v.itemsize or d.data_ptr() % d.itemsize)
+        and _laid_out(w, shape, stride)
+        and _laid_out(v, shape, stride)
+        and (d is None or ((d.dtype is kind or d.dtype is single) and _laid_out(d, shape, stride)))
+        # A gradient that is negated or zero only on paper.
+        and (d is None or not (d.is_neg() or d._is_zerotensor()))
+        and (buffer is None or (buffer.dtype is single and _laid_out(buffer, shape, stride)))
         and (g is None or (g.dtype is torch.float64 and g.is_cpu))
-        and (n is None or (n.dtype is torch.float32 and n.is_cpu))
-        and _native is not None
-        and not torch.compiler.is_compiling()
+        and (n is None or (n.dtype is single and n.is_cpu))
     )
+
+
+def _laid_out(t: Tensor, shape: torch.Size, stride: tuple[int, ...]) -> bool:
+    """Whether t is a plain tensor of the CPU, laid out like this and not beginning between two numbers."""
+    plain = type(t) in _PLAIN and t.is_cpu
+    return plain and t.shape == shape and t.stride() == stride and not t.data_ptr() % t.itemsize
 
 
 class Batch:
     """Tensors that wait for one call of the kernel; see :func:`~directional_pruning.grda` for the notation."""
 
-    def __init__(self, lr: float, c: float, mu: float) -> None:
-        self.lr, self.mu, self.scale = lr, mu, c * lr ** (0.5 + mu)
+    def __init__(
+        self,
+        lr: float,
+        c: float,
+        mu: float,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+    ) -> None:
+        self.mu, self.scale = mu, c * lr ** (0.5 + mu)
+        self.sgd = lr, momentum, weight_decay, nesterov, maximize
         self._clear()
 
     def _clear(self) -> None:
-        self.elements, self.table, self.waiting = 0, array("q"), []
+        self.elements, self.table, self.waiting, self.changed = 0, array("q"), [], []
 
-    def add(self, w: Tensor, v: Tensor, d: Tensor, g: Tensor, n: Tensor) -> None:
-        """Enqueue ``v -= lr * d`` and ``w = S_g(v)`` with the risen threshold, for tensors that :func:`fits`."""
-        addresses = (t.data_ptr() for t in (w, v, d, g, n))
-        self.table.extend((*addresses, w.numel(), w.itemsize, d.itemsize))
-        self.waiting.append((w, v, d))
-        self.elements += w.numel()
-        # Bounded, because with weight decay each waiting gradient is a temporary.
-        if self.elements >= _MOST_WAITING:
-            self.flush()
+    def add(self, w: Tensor, v: Tensor, d: Tensor | None, g: Tensor, n: Tensor, buffer: Tensor | None = None) -> None:
+        """Enqueue an update of tensors that :func:`fits`.
+
+        With a gradient d, what SGD makes of it (decay, momentum in ``buffer``, which starts at zero) is subtracted from
+        v, lr times; without one, w holds what another optimizer made of the weights, and v moves by the difference.
+        """
+        gradient, of_d = (0, 0) if d is None else (d.data_ptr(), d.itemsize)
+        velocity = 0 if buffer is None else buffer.data_ptr()
+        elements = w.numel()
+        addresses = (w.data_ptr(), v.data_ptr(), gradient, velocity, g.data_ptr(), n.data_ptr())
+        self.table.extend((*addresses, elements, w.itemsize, of_d, 0))
+        self.waiting.append((d, g, n))
+        self.changed += (w, v) if buffer is None else (w, v, buffer)
+        self.elements += elements
 
     def flush(self) -> None:
         """Update what waits, on as many threads as torch uses."""
-        if not self.waiting:
+        if not self.changed:
             return
         _native.raise_thresholds(self.table, self.scale, self.mu)
-        threads = max(1, min(torch.get_num_threads(), self.elements // _ELEMENTS_PER_THREAD))
-        _native.update(self.table, -self.lr, threads, self.elements >= _STREAMING_ELEMENTS)
+        most = torch.get_num_threads() if os.getpid() == _process else 1
+        threads = max(1, min(most, self.elements // _ELEMENTS_PER_THREAD))
+        _native.update(self.table, *self.sgd, threads, self.elements >= _STREAMING_ELEMENTS)
         # So that autograd notices a change between forward and backward, as it does for torch's operations.
-        torch.autograd.graph.increment_version([t for w, v, _ in self.waiting for t in (w, v)])
+        torch.autograd.graph.increment_version(self.changed)
         self._clear()
