@@ -252,6 +252,43 @@ def test_a_bad_gradient_is_never_a_silent_zero(bad):
     assert torch.isfinite(p).tolist() == [True, True, False, True, True]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("power", [1, 1.5, 2, 4, 9])
+def test_a_power_keeps_the_zeros_of_the_dual_and_shrinks_the_large_less(power, dtype):
+    torch.manual_seed(0)
+    w = nn.Parameter(torch.randn(200).to(dtype))
+    optimizer = Directional(AdamW([w], lr=0.1), c=1.0, mu=0.6, power=power)
+    for _ in range(6):
+        w.grad = torch.randn(200).to(dtype)
+        optimizer.step()
+        v, g = optimizer.state[w]["dual"].double(), optimizer.state[w]["threshold"].item()
+        expected = torch.where(v.abs() > g, v * (1 - (g / v.abs()) ** power), 0.0)
+        rounding = 2**-8 if dtype == torch.bfloat16 else 1e-6
+        torch.testing.assert_close(w.detach().double(), expected, rtol=rounding, atol=rounding)
+        assert not w[w == 0].signbit().any()
+        assert (w[v.abs() <= g * (1 - 1e-6)] == 0).all()
+    assert 0 < (w == 0).sum() < 200
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_power_never_makes_a_zero_of_a_bad_gradient(bad):
+    w = nn.Parameter(torch.ones(3))
+    optimizer = Directional(SGD([w], lr=0.1), c=1.0, mu=0.6, power=4)
+    for gradient in (0.0, bad):
+        w.grad = torch.full((3,), gradient)
+        optimizer.step()
+    assert not w.isfinite().any()
+
+
+def test_a_state_from_before_there_was_a_power_goes_on_with_soft_thresholding():
+    w = nn.Parameter(torch.randn(5))
+    optimizer = Directional(SGD([w], lr=0.1), c=1.0)
+    saved = optimizer.state_dict()
+    del saved["param_groups"][0]["power"]
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["power"] == 1
+
+
 def test_mistakes_are_named():
     p = nn.Parameter(torch.ones(2))
     with pytest.raises(TypeError, match=r"invalid base_optimizer: list \(must be a torch optimizer\)"):

@@ -11,9 +11,11 @@ from torch.optim import AdamW
 
 from directional_pruning import Directional, grda
 from directional_pruning.optim import triton as ours
-from directional_pruning.optim.threshold import raise_threshold
+from directional_pruning.optim.threshold import cut, raise_threshold
 
-pytestmark = pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # log2(0) in the interpreter
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # the interpreter computes with NumPy, which warns of 1 / 0
 SHAPES = [(5000,), (4096,), (3,), (64, 65), (0,), ()]
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 HYPERPARAMETERS = {
@@ -73,10 +75,11 @@ def test_the_kernels_and_torchs_operations_agree(interpreted, name, dtype, tenso
     assert (ws[0] == 0).any()
 
 
-def test_the_kernels_take_what_another_optimizer_did(interpreted):
-    w, like = nn.Parameter(torch.randn(300)), None
+@pytest.mark.parametrize("power", [1, 2, 4])
+def test_the_kernels_take_what_another_optimizer_did(interpreted, power):
+    w = nn.Parameter(torch.randn(300))
     like = nn.Parameter(w.detach().clone())
-    optimizer = Directional(AdamW([like], lr=0.125), c=1.0, mu=0.6)
+    optimizer = Directional(AdamW([like], lr=0.125), c=1.0, mu=0.6, power=power)
     base = AdamW([w], lr=0.125)
     v, g, n = None, torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0)
     for _ in range(5):
@@ -87,9 +90,9 @@ def test_the_kernels_take_what_another_optimizer_did(interpreted):
         if v is None:
             v = w.detach().clone()
             threshold = raise_threshold(g, n, 0.125, 1.0, 0.6)
-            w.detach().copy_(v - v.clamp(-threshold, threshold))
+            cut(v, threshold, power, out=w.detach())
             continue
-        batch = ours.Batch(0.125, 1.0, 0.6)
+        batch = ours.Batch(0.125, 1.0, 0.6, power=power)
         batch.add(w.detach(), v, None, g, n)
         batch.flush()
     torch.testing.assert_close(w, like, rtol=1e-6, atol=1e-6)
@@ -165,7 +168,8 @@ def test_the_kernels_compile_for_cuda_with_wide_loads_and_stores(weight, gradien
 
     types = {"float32": tl.float32, "bfloat16": tl.bfloat16, None: None}
     constants = {"WEIGHT": types[weight], "GRADIENT": types[gradient], "LR_ON_DEVICE": everything}
-    constants |= dict.fromkeys(("MOMENTUM", "NESTEROV", "DECAY", "MAXIMIZE"), everything) | {"BLOCK": 4096}
+    constants |= dict.fromkeys(("MOMENTUM", "NESTEROV", "DECAY", "MAXIMIZE"), everything)
+    constants |= {"POWER": 4 if gradient is None else 1, "BLOCK": 4096}
     signature = {"table": "*i64", "thresholds": "*fp32", "sizes": "*i64", "block_row": "*i32", "block_start": "*i64"}
     signature |= {"rows": "i32", "lr": "*fp32" if everything else "fp32", "momentum": "fp32", "weight_decay": "fp32"}
     source = ASTSource(triton_kernels.update, signature | dict.fromkeys(constants, "constexpr"), constants)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_pruning", "check_sgd", "label"]
+__all__ = ["check_directional", "check_pruning", "check_sgd", "label"]
 
 # Rates and strengths become float32 scalars in the update.
 _LARGEST = torch.finfo(torch.float32).max
@@ -17,6 +17,7 @@ _PRUNING: _Rules = {
     "c": (lambda x, _: 0 <= x <= _LARGEST, ">= 0 and finite"),
     "mu": (lambda x, _: 0 < x <= 1, "in (0, 1]"),
 }
+_POWER: _Rules = {"power": (lambda x, _: 1 <= x <= _LARGEST, ">= 1 and finite")}
 _SGD: _Rules = {
     "lr": (lambda x, _: 0 <= x <= _LARGEST, ">= 0 and finite"),
     "momentum": (lambda x, _: 0 <= x <= _LARGEST, ">= 0 and finite"),
@@ -34,6 +35,11 @@ _SGD: _Rules = {
 def check_pruning(group: dict[str, Any]) -> None:
     """Raise ValueError naming c or mu and its value."""
     _check(group, _PRUNING)
+
+
+def check_directional(group: dict[str, Any]) -> None:
+    """Raise ValueError naming c, mu or power and its value."""
+    _check(group, _PRUNING | _POWER)
 
 
 def check_sgd(group: dict[str, Any]) -> None:

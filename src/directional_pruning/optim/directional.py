@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import native
-from .checks import check_pruning, label
-from .state import first_dual, load_uncast, local
-from .threshold import raise_threshold, soft_threshold
+from . import native, triton
+from .checks import check_directional, label
+from .state import first_dual, load_uncast, local, place
+from .threshold import cut, raise_threshold, raise_thresholds
 
 __all__ = ["Directional"]
 
@@ -35,7 +35,18 @@ class Directional(Optimizer):
     time of the gradient flow; Adam, Muon and their like move each weight by about lr a step whatever the gradient, so
     there too lr is the time a step takes and sqrt(n) * lr how far noise alone carries the dual: what has not outgrown
     the threshold, of order c * sqrt(lr) * (n * lr)^mu, has only diffused. What differs is the unit of c: for SGD the
-    scale of the gradient's noise, for those bases 1. So they need a larger c, of order 1.
+    scale of the gradient's noise, for those bases 1. So they need a larger c, of order 1. Under a falling rate the
+    growth ends by itself: most zeros are there when half of the steps are done.
+
+    What such a base does not undo is the shrinkage. SGD restores what a survivor lost to the threshold, since its steps
+    are as large as the gradient that asks for it; the steps of the others are as large as the rate, and fall with it.
+    A ``power`` above 1 keeps the zeros and the continuity of soft-thresholding and shrinks a survivor the less, the
+    larger it is:
+
+    .. math:: w_n = v_n \left(1 - (g_n / |v_n|)^p\right) \text{ where } |v_n| > g_n, \text{ else } 0
+
+    At twice the threshold a weight loses 1/2 of itself with p = 1, which is soft-thresholding, 1/4 with p = 2, the
+    non-negative garrote of L. Breiman (1995), and 1/16 with p = 4.
 
     Args:
         base_optimizer: an optimizer over the parameters; its groups, hyper-parameters and state become this one's. Use
@@ -43,12 +54,13 @@ class Directional(Optimizer):
             :func:`~directional_pruning.prunable_groups` works.
         c: strength of pruning, >= 0. 0 is the base.
         mu: growth of the threshold over time, in (0, 1].
+        power: p above, >= 1. 1 is gRDA; 4 suits bases whose steps do not scale with the gradient. 1, 2 and 4 are fast.
 
     Memory: one buffer the size of the parameters beside the base's, float32 for half-precision parameters.
 
     Raises:
         TypeError: if ``base_optimizer`` is not a torch optimizer.
-        ValueError: for ``c`` or ``mu`` out of range, naming the value; for complex parameters.
+        ValueError: for ``c``, ``mu`` or ``power`` out of range, naming the value; for complex parameters.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0, 0.01]))
@@ -61,11 +73,11 @@ class Directional(Optimizer):
     2020, with the gradient step replaced by the base's.
     """
 
-    def __init__(self, base_optimizer: Optimizer, c: float = 0.005, mu: float = 0.51) -> None:
+    def __init__(self, base_optimizer: Optimizer, c: float = 0.005, mu: float = 0.51, *, power: float = 1) -> None:
         if not isinstance(base_optimizer, Optimizer):
             raise TypeError(f"invalid base_optimizer: {type(base_optimizer).__name__} (must be a torch optimizer)")
-        defaults = {**base_optimizer.defaults, "c": c, "mu": mu}
-        check_pruning(defaults)
+        defaults = {**base_optimizer.defaults, "c": c, "mu": mu, "power": power}
+        check_directional(defaults)
         self.base = base_optimizer
         state = base_optimizer.state
         super().__init__(base_optimizer.param_groups, defaults)
@@ -84,7 +96,7 @@ class Directional(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The base's parameter groups, each with its ``c`` and ``mu``."""
+        """The base's parameter groups, each with its ``c``, ``mu`` and ``power``."""
         return self.base.param_groups
 
     @param_groups.setter
@@ -92,9 +104,9 @@ class Directional(Optimizer):
         self.base.param_groups = groups
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base, with this optimizer's ``c`` and ``mu`` where it has none of its own."""
-        group = {"c": self.defaults["c"], "mu": self.defaults["mu"], **param_group}
-        check_pruning(group)
+        """Add a group to the base, with this optimizer's ``c``, ``mu`` and ``power`` where it has none of its own."""
+        group = {**{key: self.defaults[key] for key in ("c", "mu", "power")}, **param_group}
+        check_directional(group)
         self.base.add_param_group(group)
         added = self.param_groups[-1]
         for i, p in enumerate(added["params"]):
@@ -113,6 +125,8 @@ class Directional(Optimizer):
             super().__setstate__(state)
         else:
             self.base.__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("power", 1)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` gave; dual, clock and threshold keep the precision they were saved in.
@@ -126,45 +140,61 @@ class Directional(Optimizer):
             state_dict,
             buffers=("dual",),
             scalars={"threshold": torch.float64, "updates": torch.float32},
-            check=check_pruning,
+            check=lambda group: check_directional({"power": 1, **group}),
         )
 
-    # Under torch.compile the step stays as it is: one break in the graph, and the kernel instead of three operations.
+    # Under torch.compile the step stays as it is: one break in the graph, for any base.
     @torch._disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update by the base, then of the dual and the weights; ``closure`` is handed to the base."""
         loss = self.base.step(closure)
         for group in self.param_groups:
-            lr, c, mu = float(group["lr"]), group["c"], group["mu"]
-            if lr == 0:
+            lr = group["lr"]
+            if isinstance(lr, Tensor) and (lr.is_cpu or not group.get("capturable")):
+                lr = float(lr)
+            if not isinstance(lr, Tensor) and lr == 0:
                 continue
-            batch = native.Batch(lr, c, mu)
+            kernels: list[tuple[Any, Any]] = []
+            if group["power"] in (1, 2, 4):
+                law = {"c": group["c"], "mu": group["mu"], "power": int(group["power"])}
+                kernels.append((triton, triton.Batch(lr, **law)))
+                if not isinstance(lr, Tensor):
+                    kernels.append((native, native.Batch(lr, **law)))
             for w in group["params"]:
-                if w.grad is not None and (c > 0 or "dual" in self.state.get(w, {})):
-                    self._prune(w, self.state[w], lr, c, mu, batch)
-            batch.flush()
+                if w.grad is not None and (group["c"] > 0 or "dual" in self.state.get(w, {})):
+                    self._prune(w, self.state[w], group, lr, kernels)
+            for _, batch in kernels:
+                batch.flush()
         return loss
 
     @staticmethod
-    def _prune(w: Tensor, state: dict[str, Any], lr: float, c: float, mu: float, batch: native.Batch) -> None:
+    def _prune(w: Tensor, state: dict[str, Any], group: dict[str, Any], lr: float | Tensor, kernels: Any) -> None:
         """Replace what the base made of the weights, or of this process's part of them, by what their dual says.
 
-        At once, or with ``batch`` where the kernel can do it.
+        At once, or in one of the kernels' batches where it fits.
         """
         first = "dual" not in state
         if first:
             state["dual"] = first_dual(w)
             state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
             state["updates"] = torch.tensor(0.0, dtype=torch.float32)
+        # Beside the weights where a kernel reads them, or a graph that is replayed; anywhere else the host reads them.
+        on_device = group.get("capturable") or (w.is_cuda and triton.available())
+        place(state, ("threshold", "updates"), w.device if on_device else torch.device("cpu"))
         w, v, g, n = local(w), local(state["dual"]), state["threshold"], state["updates"]
         if not first:
-            if native.fits(w, v, None, g, n):
-                batch.add(w, v, None, g, n)
-                return
+            for kernel, batch in kernels:
+                if kernel.fits(w, v, None, g, n):
+                    batch.add(w, v, None, g, n)
+                    return
             before = torch.empty_like(w)
-            soft_threshold(v, g.item(), out=before)
+            cut(v, g if on_device else g.item(), group["power"], out=before)
             # v_n = v_{n-1} + (w' - w_{n-1})
             v.add_(torch.sub(w, before, out=before))
         # w_n = S_{g_n}(v_n)
-        soft_threshold(v, raise_threshold(g, n, lr, c, mu), out=w)
+        if on_device:
+            raise_thresholds([g], [n], lr, group["c"], group["mu"])
+            cut(v, g, group["power"], out=w)
+        else:
+            cut(v, raise_threshold(g, n, float(lr), group["c"], group["mu"]), group["power"], out=w)

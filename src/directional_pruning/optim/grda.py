@@ -15,7 +15,7 @@ from torch.optim.optimizer import ParamsT
 from . import native, triton
 from .checks import check_pruning, check_sgd, label
 from .functional import grda
-from .state import first_dual, load_uncast, local
+from .state import first_dual, load_uncast, local, place
 
 # The function too: its name, imported from elsewhere, would be hidden by this module's.
 __all__ = ["GRDA", "grda"]
@@ -227,9 +227,7 @@ class GRDA(Optimizer):
             # Where the kernels read them, or a graph that is replayed; anywhere else the host reads them.
             fused = p.is_cuda and group["fused"] is not False and triton.available()
             clock = p.device if fused or group["capturable"] else torch.device("cpu")
-            for key in ("step", "threshold"):
-                if key in state and state[key].device != clock:
-                    state[key] = state[key].to(clock)
+            place(state, ("step", "threshold"), clock)
             w, dual, buffer = p, state.get("dual"), state.get("momentum_buffer") if group["momentum"] != 0 else None
             if hasattr(p, "to_local"):
                 if grad.placements != p.placements:  # sums still to be made, as tensor parallelism may leave them

@@ -44,7 +44,7 @@ typedef struct {
 
 typedef struct {
     float lr, momentum, decay, sign;
-    int nesterov;
+    int nesterov, power;
 } Rates;
 
 typedef uint16_t bfloat16;
@@ -79,6 +79,13 @@ INLINE float shrink(float x, float g) {
     return x - inside;
 }
 
+/* 0 up to g; beyond it x (1 - (g / |x|)^power) for a power of 1, 2 or 4. */
+INLINE float cut(float x, float g, int power) {
+    float ratio = g / x, square = ratio * ratio;
+    float beyond = power == 1 ? shrink(x, g) : x * (1.0f - (power == 2 ? square : square * square));
+    return fabsf(x) <= g ? 0.0f : beyond;
+}
+
 /* d += decay * w, b = momentum * b + d, v -= lr * (b, or d + momentum * b if nesterov), w = S_g(v). */
 #define DEFINE_UPDATE(name, weight, to_weight, weight_to_float, gradient, to_float)                                   \
     INLINE void name(weight *restrict w, float *restrict v, const gradient *restrict d, float *restrict b,            \
@@ -100,19 +107,19 @@ DEFINE_UPDATE(update, float, , , float, )
 DEFINE_UPDATE(update_bfloat16, bfloat16, as_bfloat16, as_float, bfloat16, as_float)
 DEFINE_UPDATE(update_bfloat16_float, bfloat16, as_bfloat16, as_float, float, )
 
-/* v += w - S_before(v), w = S_g(v), the difference taken in the precision of w. */
+/* v += w - cut(v, before), w = cut(v, g), the difference taken in the precision of w. */
 #define DEFINE_FOLLOW(name, weight, to_weight, to_float, round)                                                       \
-    INLINE void name(weight *restrict w, float *restrict v, Py_ssize_t n, float before, float g) {                    \
+    INLINE void name(weight *restrict w, float *restrict v, Py_ssize_t n, float before, float g, int power) {         \
         for (Py_ssize_t i = 0; i < n; i++) {                                                                          \
-            float x = v[i] + round(to_float(w[i]) - (round(shrink(v[i], before)) + 0.0f));                            \
+            float x = v[i] + round(to_float(w[i]) - (round(cut(v[i], before, power)) + 0.0f));                        \
             v[i] = x;                                                                                                 \
-            w[i] = to_weight(shrink(x, g));                                                                           \
+            w[i] = to_weight(cut(x, g, power));                                                                       \
         }                                                                                                             \
     }
 DEFINE_FOLLOW(follow, float, , , )
 DEFINE_FOLLOW(follow_bfloat16, bfloat16, as_bfloat16, as_float, round_bfloat16)
 
-/* So that each loop is compiled with and without decay and momentum. */
+/* So that each loop is compiled with and without decay and momentum, and for each power. */
 #define UPDATE(name, weight, gradient)                                                                                \
     do {                                                                                                              \
         const gradient *d = AT(const gradient, row->d, from);                                                         \
@@ -122,11 +129,18 @@ DEFINE_FOLLOW(follow_bfloat16, bfloat16, as_bfloat16, as_float, round_bfloat16)
         else name((weight *)w, v, d, NULL, n, rates, g, 0, 0);                                                        \
     } while (0)
 
+#define FOLLOW(name)                                                                                                  \
+    do {                                                                                                              \
+        if (rates.power == 1) name(w, v, n, before, g, 1);                                                            \
+        else if (rates.power == 2) name(w, v, n, before, g, 2);                                                       \
+        else name(w, v, n, before, g, 4);                                                                             \
+    } while (0)
+
 /* Update n elements of a tensor, from the given one on; the new weights go to w, where the old ones are if read. */
 INLINE void update_elements(const Row *row, Py_ssize_t from, Py_ssize_t n, void *w, Rates rates) {
     float before = (float)row->before, g = (float)*AT(const double, row->g, 0), *v = AT(float, row->v, from);
-    if (!row->d && row->w_bytes == 4) follow(w, v, n, before, g);
-    else if (!row->d) follow_bfloat16(w, v, n, before, g);
+    if (!row->d && row->w_bytes == 4) FOLLOW(follow);
+    else if (!row->d) FOLLOW(follow_bfloat16);
     else if (row->w_bytes == 4) UPDATE(update, float, float);
     else if (row->d_bytes == 2) UPDATE(update_bfloat16, bfloat16, bfloat16);
     else UPDATE(update_bfloat16_float, bfloat16, float);
@@ -174,15 +188,15 @@ static void update_range(const Row *row, const Row *last, Py_ssize_t begin, Py_s
     }
 }
 
-/* update(table, lr, momentum, decay, nesterov, maximize, threads, streaming): update all tensors, each with the
+/* update(table, lr, momentum, decay, nesterov, maximize, power, threads, streaming): update all tensors, each with the
    threshold that its g points to. torch's OpenMP is in the process already, so these are torch's threads: others would
    wait for the ones that spin there. */
 static PyObject *native_update(PyObject *Py_UNUSED(self), PyObject *args) {
     Py_buffer table;
     Rates rates;
     int maximize, threads, streaming;
-    if (!PyArg_ParseTuple(args, "y*fffppip", &table, &rates.lr, &rates.momentum, &rates.decay, &rates.nesterov,
-                          &maximize, &threads, &streaming))
+    if (!PyArg_ParseTuple(args, "y*fffppiip", &table, &rates.lr, &rates.momentum, &rates.decay, &rates.nesterov,
+                          &maximize, &rates.power, &threads, &streaming))
         return NULL;
     rates.sign = maximize ? -1.0f : 1.0f;
     Py_BEGIN_ALLOW_THREADS
@@ -219,7 +233,7 @@ static PyObject *native_raise_thresholds(PyObject *Py_UNUSED(self), PyObject *ar
 
 static PyMethodDef methods[] = {
     {"update", native_update, METH_VARARGS,
-     "update(table, lr, momentum, decay, nesterov, maximize, threads, streaming)"},
+     "update(table, lr, momentum, decay, nesterov, maximize, power, threads, streaming)"},
     {"raise_thresholds", native_raise_thresholds, METH_VARARGS, "raise_thresholds(table, scale, mu)"},
     {NULL, NULL, 0, NULL},
 };

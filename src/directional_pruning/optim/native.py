@@ -86,9 +86,10 @@ class Batch:
         nesterov: bool = False,
         weight_decay: float = 0.0,
         maximize: bool = False,
+        power: int = 1,
     ) -> None:
         self.mu, self.scale = mu, c * lr ** (0.5 + mu)
-        self.sgd = lr, momentum, weight_decay, nesterov, maximize
+        self.rates = lr, momentum, weight_decay, nesterov, maximize, power
         self._clear()
 
     def _clear(self) -> None:
@@ -116,7 +117,7 @@ class Batch:
         _native.raise_thresholds(self.table, self.scale, self.mu)
         most = torch.get_num_threads() if os.getpid() == _process else 1
         threads = max(1, min(most, self.elements // _ELEMENTS_PER_THREAD))
-        _native.update(self.table, *self.sgd, threads, self.elements >= _STREAMING_ELEMENTS)
+        _native.update(self.table, *self.rates, threads, self.elements >= _STREAMING_ELEMENTS)
         # So that autograd notices a change between forward and backward, as it does for torch's operations.
         torch.autograd.graph.increment_version(self.changed)
         self._clear()

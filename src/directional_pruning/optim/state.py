@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from .checks import label
 
-__all__ = ["first_dual", "load_uncast", "local"]
+__all__ = ["first_dual", "load_uncast", "local", "place"]
 
 
 def local(t: Any) -> Tensor:
@@ -21,6 +21,13 @@ def first_dual(w: Tensor) -> Tensor:
     """A copy of the weights, which up to the first threshold are their own dual; float32 for half precision."""
     half = w.dtype in (torch.bfloat16, torch.float16)
     return w.detach().to(torch.float32 if half else w.dtype, copy=True)
+
+
+def place(state: dict[str, Any], keys: tuple[str, ...], device: torch.device) -> None:
+    """Move the named scalars of a parameter's state, where they are elsewhere."""
+    for key in keys:
+        if key in state and state[key].device != device:
+            state[key] = state[key].to(device)
 
 
 def load_uncast(

@@ -1,9 +1,9 @@
-"""The two formulas of the method: how the threshold grows, and what it does to the dual."""
+"""The formulas of the method: how the threshold grows, and what it makes of the dual."""
 
 import torch
 from torch import Tensor
 
-__all__ = ["count", "raise_threshold", "raise_thresholds", "soft_threshold"]
+__all__ = ["count", "cut", "raise_threshold", "raise_thresholds", "soft_threshold"]
 
 
 def raise_threshold(g: Tensor, n: Tensor, lr: float, c: float, mu: float) -> float:
@@ -41,3 +41,16 @@ def soft_threshold(v: Tensor, g: float | Tensor, *, out: Tensor) -> None:
     if out.dtype != v.dtype:
         # A negative survivor too small for half precision rounds to -0.0; adding 0.0 makes it +0.0.
         out.add_(0.0)
+
+
+def cut(v: Tensor, g: float | Tensor, power: float, *, out: Tensor) -> None:
+    """``out = v (1 - (g / |v|)^power)`` beyond the threshold and 0 up to it; with a power of 1 soft-thresholding."""
+    if power == 1:
+        soft_threshold(v, g, out=out)
+        return
+    # A tensor, because torch divides a number by a tensor in two roundings.
+    g = g.to(v.dtype) if isinstance(g, Tensor) else torch.full((), g, dtype=v.dtype, device=v.device)
+    ratio = g / v.abs()
+    share = ratio.square().square() if power == 4 else ratio**power
+    # No comparison holds for NaN, which stays.
+    out.copy_((v * (1 - share)).masked_fill_(v.abs() <= g, 0.0)).add_(0.0)

@@ -80,28 +80,20 @@ class Batch:
         nesterov: bool = False,
         weight_decay: float = 0.0,
         maximize: bool = False,
+        power: int = 1,
     ) -> None:
         self.lr, self.c, self.mu = lr, c, mu
         self.momentum, self.nesterov, self.weight_decay, self.maximize = momentum, nesterov, weight_decay, maximize
+        self.power = power
         self.waiting: dict[Any, list[tuple[Any, ...]]] = {}
 
-    def add(
-        self,
-        w: Tensor,
-        v: Tensor,
-        d: Tensor | None,
-        g: Tensor,
-        n: Tensor,
-        buffer: Tensor | None = None,
-        h: Tensor | None = None,
-    ) -> None:
+    def add(self, w: Tensor, v: Tensor, d: Tensor | None, g: Tensor, n: Tensor, buffer: Tensor | None = None) -> None:
         """Enqueue an update of tensors that :func:`fits`.
 
         With a gradient d, what SGD makes of it (decay, momentum in ``buffer``, which starts at zero) is subtracted from
-        v, lr times; without one, w holds what another optimizer made of the weights, and v moves by the difference. h
-        is the shrinkage of a relaxed threshold; without it, the threshold itself.
+        v, lr times; without one, w holds what another optimizer made of the weights, and v moves by the difference.
         """
-        self.waiting.setdefault((w.device, w.dtype, None if d is None else d.dtype), []).append((w, v, d, buffer, g, h, n))
+        self.waiting.setdefault((w.device, w.dtype, None if d is None else d.dtype), []).append((w, v, d, buffer, g, n))
 
     def flush(self) -> None:
         """Update what waits."""
@@ -111,8 +103,8 @@ class Batch:
         for (device, weight, gradient), rows in self.waiting.items():
             table = _table(device, tuple(0 if t is None else t.data_ptr() for row in rows for t in row))
             sizes, block_row, block_start = _layout(device, tuple(row[0].numel() for row in rows))
-            # What the first kernel finds, for the second: threshold and shrinkage of each tensor, old and new.
-            thresholds = torch.empty(4, len(rows), dtype=torch.float32, device=device)
+            # What the first kernel finds, for the second: the old and the new threshold of each tensor.
+            thresholds = torch.empty(2, len(rows), dtype=torch.float32, device=device)
             # Numbers travel as float32; the factor of the threshold keeps its 64 bits as an integer.
             if isinstance(self.lr, Tensor):
                 on_device, lr, factor = True, self.lr.to(device), self.c
@@ -139,6 +131,7 @@ class Batch:
                     bool(self.nesterov),
                     self.weight_decay != 0,
                     bool(self.maximize),
+                    self.power,
                     _ELEMENTS_PER_BLOCK,
                 )
             changed = [t for w, v, _, buffer, *_ in rows for t in (w, v, buffer) if t is not None]

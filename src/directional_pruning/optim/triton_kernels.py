@@ -9,7 +9,7 @@ __all__ = ["TYPES", "raise_thresholds", "update"]
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, None: None}
 
 # The columns of the table.
-_W, _V, _D, _B, _G, _H, _N, _COLUMNS = (tl.constexpr(i) for i in range(8))
+_W, _V, _D, _B, _G, _N, _COLUMNS = (tl.constexpr(i) for i in range(7))
 
 
 @triton.jit
@@ -20,55 +20,53 @@ def _pow(x, exponent):
 
 @triton.jit(do_not_specialize=["rows", "factor", "mu"])
 def raise_thresholds(table, thresholds, rows, lr, factor, mu, LR_ON_DEVICE: tl.constexpr, LANES: tl.constexpr):
-    """n += 1 and g += c lr^(1/2 + mu) (n^mu - (n-1)^mu) for each row; ``thresholds`` gets g and h, old and new."""
+    """n += 1 and g += c lr^(1/2 + mu) (n^mu - (n-1)^mu) for each row; ``thresholds`` gets the old and the new g."""
     row = tl.program_id(0) * LANES + tl.arange(0, LANES)
     there = row < rows
-    entry = table + row * _COLUMNS
-    g_at = tl.load(entry + _G, mask=there, other=0).to(tl.pointer_type(tl.float64))
-    h_address = tl.load(entry + _H, mask=there, other=0)
-    relaxed = h_address != 0  # else h is g
-    h_at = h_address.to(tl.pointer_type(tl.float64))
-    n_at = tl.load(entry + _N, mask=there, other=0).to(tl.pointer_type(tl.float32))
+    g_at = tl.load(table + row * _COLUMNS + _G, mask=there, other=0).to(tl.pointer_type(tl.float64))
+    n_at = tl.load(table + row * _COLUMNS + _N, mask=there, other=0).to(tl.pointer_type(tl.float32))
     exponent = mu.to(tl.float64, bitcast=True)
     scale = factor.to(tl.float64, bitcast=True)
     n = tl.load(n_at, mask=there, other=0.0)
     if LR_ON_DEVICE:
         rate = tl.load(lr).to(tl.float64)
         scale = scale * _pow(rate, exponent + 0.5)
-        # A rate of 0 stops the clock, and a clock that stands changes nothing.
+        # A rate of 0 stops the clock.
         later = n + (rate != 0.0).to(tl.float32)
     else:
         later = n + 1.0
-    risen = _pow(later.to(tl.float64), exponent)
+    before = tl.maximum(later - 1.0, 0.0)
     old = tl.load(g_at, mask=there, other=0.0)
-    new = old + scale * (risen - _pow(tl.maximum(later - 1.0, 0.0).to(tl.float64), exponent))
-    old_h = tl.where(relaxed, tl.load(h_at, mask=relaxed, other=0.0), old)
-    new_h = tl.where(relaxed, tl.where(later > n, tl.minimum(new, scale * risen), old_h), new)
+    new = old + scale * (_pow(later.to(tl.float64), exponent) - _pow(before.to(tl.float64), exponent))
     tl.store(n_at, later, mask=there)
     tl.store(g_at, new, mask=there)
-    tl.store(h_at, new_h, mask=relaxed)
     tl.store(thresholds + row, old.to(tl.float32), mask=there)
-    tl.store(thresholds + rows + row, old_h.to(tl.float32), mask=there)
-    tl.store(thresholds + 2 * rows + row, new.to(tl.float32), mask=there)
-    tl.store(thresholds + 3 * rows + row, new_h.to(tl.float32), mask=there)
+    tl.store(thresholds + rows + row, new.to(tl.float32), mask=there)
 
 
 @triton.jit
-def _threshold(v, g, h):
-    """0.0 up to g, beyond it v less h; with h = g soft-thresholding. No comparison holds for NaN, which stays."""
-    return tl.where(tl.abs(v) <= g, 0.0, v - tl.where(v < -h, -h, tl.where(v > h, h, v)))
+def _cut(v, g, POWER: tl.constexpr):
+    """0.0 up to g, beyond it v (1 - (g / |v|)^POWER), a power of 1, 2 or 4. No comparison holds for NaN: it stays."""
+    if POWER == 1:
+        beyond = v - tl.where(v < -g, -g, tl.where(v > g, g, v))
+    else:
+        ratio = g / v
+        square = ratio * ratio
+        beyond = v * (1.0 - (square if POWER == 2 else square * square))
+    return tl.where(tl.abs(v) <= g, 0.0, beyond)
 
 
 @triton.jit
 def _update_block(
-    w_at, v_at, d_at, b_at, i, mask, g_old, h_old, g, h, lr, momentum, weight_decay,
+    w_at, v_at, d_at, b_at, i, mask, old, new, lr, momentum, weight_decay,
     GRADIENT: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, DECAY: tl.constexpr, MAXIMIZE: tl.constexpr,
+    POWER: tl.constexpr,
 ):  # fmt: skip
     v = tl.load(v_at + i, mask=mask)
     if GRADIENT is None:
         moved = tl.load(w_at + i, mask=mask)
         # The difference is taken in the precision of the weights.
-        v += (moved - _threshold(v, g_old, h_old).to(moved.dtype)).to(tl.float32)
+        v += (moved - _cut(v, old, POWER).to(moved.dtype)).to(tl.float32)
     else:
         d = tl.load(d_at + i, mask=mask).to(tl.float32)
         if MAXIMIZE:
@@ -82,21 +80,20 @@ def _update_block(
         v -= lr * d
     tl.store(v_at + i, v, mask=mask)
     # A survivor too small for half precision rounds to -0.0 or 0.0; adding 0.0 makes both 0.0.
-    tl.store(w_at + i, _threshold(v, g, h).to(w_at.dtype.element_ty) + 0.0, mask=mask)
+    tl.store(w_at + i, _cut(v, new, POWER).to(w_at.dtype.element_ty) + 0.0, mask=mask)
 
 
 @triton.jit(do_not_specialize=["rows"])
 def update(
     table, thresholds, sizes, block_row, block_start, rows, lr, momentum, weight_decay,
     WEIGHT: tl.constexpr, GRADIENT: tl.constexpr, LR_ON_DEVICE: tl.constexpr, MOMENTUM: tl.constexpr,
-    NESTEROV: tl.constexpr, DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, BLOCK: tl.constexpr,
+    NESTEROV: tl.constexpr, DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, POWER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """v -= lr d, w = S_g(v) for BLOCK elements of one row, with what SGD adds to the gradient."""
     row = tl.load(block_row + tl.program_id(0)).to(tl.int64)
     start = tl.load(block_start + tl.program_id(0))
     size = tl.load(sizes + row)
-    g_old, h_old = tl.load(thresholds + row), tl.load(thresholds + rows + row)
-    g, h = tl.load(thresholds + 2 * rows + row), tl.load(thresholds + 3 * rows + row)
+    old, new = tl.load(thresholds + row), tl.load(thresholds + rows + row)
     if LR_ON_DEVICE:
         lr = tl.load(lr).to(tl.float32)
     entry = table + row * _COLUMNS
@@ -111,8 +108,8 @@ def update(
     i = start + tl.arange(0, BLOCK)
     if start + BLOCK <= size:
         # All lanes are there: no mask, which would break the wide loads up.
-        _update_block(w_at, v_at, d_at, b_at, i, None, g_old, h_old, g, h, lr, momentum, weight_decay,
-                      GRADIENT, MOMENTUM, NESTEROV, DECAY, MAXIMIZE)  # fmt: skip
+        _update_block(w_at, v_at, d_at, b_at, i, None, old, new, lr, momentum, weight_decay,
+                      GRADIENT, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, POWER)  # fmt: skip
     else:
-        _update_block(w_at, v_at, d_at, b_at, i, i < size, g_old, h_old, g, h, lr, momentum, weight_decay,
-                      GRADIENT, MOMENTUM, NESTEROV, DECAY, MAXIMIZE)  # fmt: skip
+        _update_block(w_at, v_at, d_at, b_at, i, i < size, old, new, lr, momentum, weight_decay,
+                      GRADIENT, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, POWER)  # fmt: skip
