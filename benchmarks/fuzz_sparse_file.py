@@ -1,19 +1,28 @@
-"""Damage sparse checkpoints at random and load them: none may crash, load other weights, or take more memory.
+"""Damage sparse checkpoints at random and load them: none may crash, hang, load other weights, or take more memory.
 
-    python benchmarks/fuzz_sparse_file.py --loads 100000
+    python benchmarks/fuzz_sparse_file.py --loads 1000000
 
 Half of the damage leaves the checksums as they were; it must be refused or change nothing. The other half has
 checksums made to fit, as a forger would, so that it reaches the code behind them; such a file may load.
+
+During each load the kernel grants the process twice the dense size of the sound network beyond what it has, and not a
+page more (RLIMIT_AS, so memory that is asked for but never touched counts too). A load that takes ten seconds of
+processor time ends the program. Every damage follows from the seed and its number alone: ``--first`` repeats one.
 """
 
 import argparse
+import faulthandler
 import json
 import random
 import resource
+import signal
 import tempfile
+import time
 import traceback
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -28,8 +37,8 @@ def network(elements: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def sparse(*shape: int) -> torch.Tensor:
-        kept = torch.rand(shape, generator=generator) > 0.92
-        return torch.randn(shape, generator=generator) * kept
+        kept = torch.rand(shape, generator=generator) > 0.98
+        return torch.where(kept, torch.randn(shape, generator=generator), 0.0)
 
     weight = sparse(elements // 100, 100)
     return {
@@ -60,39 +69,92 @@ def damage(data: bytes, draw: random.Random) -> bytes:
 
 
 def forge(data: bytes, draw: random.Random) -> bytes:
-    """Change a field of the table or a byte of a tensor, and make every checksum fit."""
+    """Change a field of the table or the header, or a byte of a tensor, and make every checksum fit."""
     start = 8 + int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8:start]), bytearray(data[start:])
     table = json.loads(header["__metadata__"]["tensors"])
-    entry = table[draw.choice(list(table))]
-    if draw.random() < 0.5:
-        body[draw.randrange(len(body))] ^= draw.randrange(1, 256)
-    else:
-        field = draw.choice(["dtype", "shape", "values", "blocks", "same_as"])
-        holder, key = entry, field
-        while isinstance(holder.get(key) if isinstance(holder, dict) else holder[key], list) and draw.random() < 0.8:
-            holder = holder[key]
-            if not holder:
-                break
-            key = draw.randrange(len(holder))
-        if isinstance(holder, dict) or holder:
-            holder[key] = draw.choice(NUMBERS) if draw.random() < 0.7 else draw.randrange(2**16)
+    name = draw.choice(list(table))
+    match draw.randrange(6):
+        case 0 | 1:
+            body[draw.randrange(len(body))] ^= draw.randrange(1, 256)
+        case 2:
+            # The first bytes of a frame say how much memory decompressing it takes.
+            at = draw.choice(frame_starts(header, table)) + draw.randrange(12)
+            body[at] = draw.choice([0, 255, draw.randrange(256)])
+        case 3:
+            change(draw.choice([header, header["__metadata__"], header.get(name, header)]), draw)
+        case _:
+            change(table[name], draw, ["dtype", "shape", "values", "blocks", "same_as"])
     for name, fields in table.items():
-        if "crc32" in fields and name in header:
-            begin, end = header[name]["data_offsets"]
-            fields["crc32"] = zlib.crc32(body[begin:end])
-    text = json.dumps(table)
-    header["__metadata__"].update(tensors=text, checksum=f"{zlib.crc32(text.encode()):08x}")
+        if isinstance(fields, dict) and "crc32" in fields and isinstance(header.get(name), dict):
+            span = header[name].get("data_offsets")
+            if isinstance(span, list) and len(span) == 2 and all(type(n) is int and n < 2**40 for n in span):
+                fields["crc32"] = zlib.crc32(body[span[0] : span[1]])
+    about, text = header.get("__metadata__"), json.dumps(table)
+    if isinstance(about, dict) and draw.random() < 0.99:
+        about.update(tensors=text, checksum=f"{zlib.crc32(text.encode()):08x}")
     head = json.dumps(header).encode()
     return len(head).to_bytes(8, "little") + head + body
+
+
+def frame_starts(header: dict, table: dict) -> list[int]:
+    starts = []
+    for name, entry in table.items():
+        at = header[name]["data_offsets"][0] if "blocks" in entry else 0
+        for row in entry.get("blocks", []):
+            for length in row[1:]:
+                starts.append(at)
+                at += length
+    return starts
+
+
+def change(holder, draw: random.Random, fields: list[str] | None = None) -> None:
+    """Put another value in a field, or somewhere inside of it."""
+    key = draw.choice(fields or list(holder))
+    while isinstance(holder.get(key) if isinstance(holder, dict) else holder[key], list) and draw.random() < 0.8:
+        if not holder[key]:
+            break
+        holder = holder[key]
+        key = draw.randrange(len(holder))
+    holder[key] = draw.choice(NUMBERS) if draw.random() < 0.7 else draw.randrange(2**16)
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return list(a) == list(b) and all(a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a)
 
 
+@contextmanager
+def at_most(more: int) -> Iterator[None]:
+    """Let the process have so many bytes more than now, and ten seconds of its processor."""
+    with open("/proc/self/statm") as file:
+        has = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (has + more, resource.RLIM_INFINITY))
+    signal.setitimer(signal.ITIMER_PROF, 10)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
 def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def load(path: Path, state: dict[str, torch.Tensor], most: int) -> str:
+    """What became of one load."""
+    try:
+        with at_most(most):
+            loaded = load_sparse(path)
+    except CorruptFileError as error:
+        return "refused in more than one line" if "\n" in str(error) else "refused"
+    except MemoryError:
+        traceback.print_exc()
+        return "asked for too much memory"
+    except BaseException:  # a panic in safetensors would not be an Exception
+        traceback.print_exc()
+        return "crashes"
+    return "accepted and identical" if same(loaded, state) else "accepted, other weights"
 
 
 def main() -> None:
@@ -100,35 +162,43 @@ def main() -> None:
     parser.add_argument("--loads", type=int, default=20_000)
     parser.add_argument("--elements", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first damage")
     args = parser.parse_args()
 
-    draw, count = random.Random(args.seed), Counter()
-    state = network(args.elements)
+    faulthandler.enable()
+    state, count, longest = network(args.elements), Counter(), (0.0, 0)
     dense = sum(tensor.nbytes for name, tensor in state.items() if name != "tied")
-    with tempfile.TemporaryDirectory() as folder:
+    # A file in memory where there is such a place: the disk is not what is tested.
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
         path = Path(folder, "net.safetensors")
-        save_sparse(state, path)
-        load_sparse(path)
-        data, before = path.read_bytes(), peak_bytes()
-        for number in range(args.loads):
-            forged = number % 2 == 1
+        sound = []
+        for values in ("float32", "bfloat16"):
+            save_sparse(state, path, values=values)
+            sound.append((path.read_bytes(), load_sparse(path)))
+            assert load(path, sound[-1][1], 2 * dense) == "accepted and identical"
+        before, began = peak_bytes(), time.process_time()
+        for number in range(args.first, args.first + args.loads):
+            draw, forged = random.Random(args.seed * 2**40 + number), number % 2 == 1
+            data, expected = sound[number // 2 % 2]
             path.write_bytes(forge(data, draw) if forged else damage(data, draw))
-            try:
-                loaded = load_sparse(path)
-            except CorruptFileError as error:
-                count["refused"] += 1
-                count["refused in more than one line"] += "\n" in str(error)
-            except BaseException:  # a panic in safetensors would not be an Exception
-                count["crashes"] += 1
-                traceback.print_exc()
-                if count["crashes"] > 10:
-                    break
-            else:
-                kind = "accepted and identical" if same(loaded, state) else "accepted, other weights"
-                count[kind + " (forged checksums)" * forged] += 1
-    print(f"loads {args.loads}, dense size {dense} bytes, file {len(data)} bytes")
-    for outcome in sorted({*count, "refused", "accepted and identical", "accepted, other weights", "crashes"}):
+            start = time.process_time()
+            outcome = load(path, expected, 2 * dense)
+            longest = max(longest, (time.process_time() - start, number))
+            accepted = outcome.startswith("accepted")
+            count[outcome + " (forged checksums)" * (forged and accepted)] += 1
+            if outcome != "refused" and not accepted:
+                print(f"damage {number}: {outcome}", flush=True)
+            if (number + 1 - args.first) % 50_000 == 0:
+                print(f"after {number + 1 - args.first} loads: {dict(count)}", flush=True)
+    seconds = time.process_time() - began
+    print(
+        f"loads {args.loads}, dense size {dense} bytes, files {[len(data) for data, _ in sound]} bytes, "
+        f"{seconds:.0f} s of processor"
+    )
+    for outcome in sorted({*count, "refused", "crashes", "asked for too much memory", "accepted, other weights"}):
         print(f"  {outcome}: {count[outcome]}")
+    print(f"  longest load: {1e3 * longest[0]:.1f} ms of processor (damage {longest[1]})")
     more = peak_bytes() - before
     print(f"  peak memory over that of a sound load: {more / 2**20:.1f} MiB, {more / dense:.2f} times the dense size")
 

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .optim import GRDA, Directional, grda, prunable_groups
-    from .sparsity import SparsityReport, load_sparse, save_sparse, sparsity_report
+    from .sparsity import (
+        SparsityReport,
+        compact,
+        export_onnx,
+        freeze_zeros,
+        load_sparse,
+        save_sparse,
+        sparsity_report,
+    )
 
 __version__ = "0.1.0"
 
@@ -18,7 +26,11 @@ __all__ = [
     # look
     "SparsityReport",
     "sparsity_report",
+    # lock
+    "freeze_zeros",
     # ship
+    "compact",
+    "export_onnx",
     "load_sparse",
     "save_sparse",
 ]
@@ -30,7 +42,10 @@ _HOME = {
     "grda": "optim",
     "prunable_groups": "optim",
     "SparsityReport": "sparsity",
+    "freeze_zeros": "sparsity",
     "sparsity_report": "sparsity",
+    "compact": "sparsity",
+    "export_onnx": "sparsity",
     "load_sparse": "sparsity",
     "save_sparse": "sparsity",
 }

@@ -29,10 +29,28 @@ def pack(array: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> tupl
     return rows, b"".join(frames)
 
 
+class Workspace:
+    """Memory that the blocks of a file take in turn: getting it anew costs more than decompressing into it."""
+
+    def __init__(self) -> None:
+        self.zstd = zstandard.ZstdDecompressor()
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, size: int, dtype: type[np.generic]) -> np.ndarray:
+        """An array of ``size`` elements that holds anything, until the next of this name is asked for."""
+        if len(self._arrays.get(name, ())) < size:
+            # Rounded up, or each block that is a little larger than those before would be given new memory.
+            self._arrays[name] = np.empty(1 << (size - 1).bit_length(), dtype)
+        return self._arrays[name][:size] if size else np.empty(0, dtype)
+
+
 def unpack(
-    frames: memoryview, rows: list[list[int]], size: int, itemsize: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each block, positions (n,) among ``size`` and values (n,) as integers; ValueError for what does not fit."""
+    frames: memoryview, rows: list[list[int]], size: int, itemsize: int, workspace: Workspace
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """For each block, its place among ``size``, positions (n,) in it and values (n,) as integers, in the workspace.
+
+    Raises ValueError for what does not fit.
+    """
     # Each block is backed by frames, so a short file cannot claim a large tensor.
     if len(rows) != -(-size // _BLOCK) or any(len(row) != 2 + itemsize or 0 in row[1:] for row in rows):
         raise ValueError(f"its blocks ({len(rows)}) do not fit {size} elements of {itemsize} bytes")
@@ -41,23 +59,31 @@ def unpack(
     ends = list(accumulate(length for row in rows for length in row[1:]))
     pieces = iter([frames[start:end] for start, end in zip([0, *ends], ends, strict=False)])
     return (
-        _unpack_block([next(pieces) for _ in row[1:]], start, min(_BLOCK, size - start), row[0])
+        (slice(start, start + _BLOCK), *_unpack_block([next(pieces) for _ in row[1:]], most, row[0], workspace))
         for start, row in zip(range(0, size, _BLOCK), rows, strict=True)
+        for most in [min(_BLOCK, size - start)]
     )
 
 
-def _unpack_block(frames: list[memoryview], start: int, size: int, nonzeros: int) -> tuple[np.ndarray, np.ndarray]:
+def _unpack_block(
+    frames: list[memoryview], size: int, nonzeros: int, workspace: Workspace
+) -> tuple[np.ndarray, np.ndarray]:
     if nonzeros > size:
         raise ValueError(f"claims {nonzeros} nonzeros among {size}")
-    gaps = _inflate(frames[0], nonzeros, nonzeros + (size - nonzeros) // _RUN)
-    ends = gaps != _RUN
-    reach = np.cumsum(gaps + ends.astype(np.int64))
+    gaps = _inflate(frames[0], nonzeros, nonzeros + (size - nonzeros) // _RUN, workspace)
+    ends = np.not_equal(gaps, _RUN, out=workspace.array("ends", len(gaps), np.bool_))
+    # A gap and the nonzero after it, which is at most 255 and so stays a byte.
+    steps = np.add(gaps, ends, out=workspace.array("steps", len(gaps), np.uint8))
+    reach = np.cumsum(steps, out=workspace.array("reach", len(gaps), np.int64))
     if np.count_nonzero(ends) != nonzeros or (len(reach) and reach[-1] > size):
         raise ValueError(f"its gaps do not place {nonzeros} nonzeros among {size}")
-    values = np.empty((nonzeros, len(frames) - 1), np.uint8)
+    itemsize = len(frames) - 1
+    values = workspace.array("values", nonzeros * itemsize, np.uint8).reshape(nonzeros, itemsize)
     for k, frame in enumerate(frames[1:]):
-        values[:, k] = _inflate(frame, nonzeros, nonzeros)
-    return reach[ends] + (start - 1), values.view(f"i{values.shape[1]}").reshape(-1)
+        values[:, k] = _inflate(frame, nonzeros, nonzeros, workspace)
+    positions = reach if len(reach) == nonzeros else reach[ends]
+    positions -= 1
+    return positions, values.reshape(-1).view(f"i{itemsize}")
 
 
 def _gaps(positions: np.ndarray) -> np.ndarray:
@@ -67,12 +93,12 @@ def _gaps(positions: np.ndarray) -> np.ndarray:
     return gaps
 
 
-def _inflate(frame: memoryview, least: int, most: int) -> np.ndarray:
+def _inflate(frame: memoryview, least: int, most: int, workspace: Workspace) -> np.ndarray:
     """Decompress one frame, after checking the size it claims: zstd would allocate that much at once."""
     size = zstandard.get_frame_parameters(frame).content_size
     if not least <= size <= most:
         raise ValueError(f"a frame claims {size} bytes (must be {least} to {most})")
-    data = zstandard.ZstdDecompressor().decompress(frame, max_output_size=size, allow_extra_data=False)
+    data = workspace.zstd.decompress(frame, max_output_size=size, allow_extra_data=False)
     if len(data) != size:
         raise ValueError(f"a frame holds {len(data)} bytes (must be {size})")
     return np.frombuffer(data, np.uint8)
