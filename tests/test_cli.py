@@ -53,7 +53,7 @@ def weights(folder):
 def test_train_trains_both_networks_shows_them_and_writes_the_run(tmp_path):
     done = run("train", "digits", "--epochs", 3, "--seed", 5, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    for text in ("dense twin (SGD)", "sparse (gRDA)", "test accuracy", "zeros, of all parameters", "94,186 parameters"):
+    for text in ("dense twin", "sparse", "test accuracy", "zeros, of all parameters", "94,186 parameters"):
         assert text in done.stdout
     folder = tmp_path / "runs" / "digits-seed5"
     assert f"report: {folder.relative_to(tmp_path)}/report.html" in done.stdout
@@ -119,8 +119,8 @@ def test_killed_in_the_middle_and_resumed_ends_bit_identical(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["train"], "which recipe? (there is: digits)"),
-        (["train", "nothing"], "unknown recipe: nothing (there is: digits)"),
+        (["train"], "which recipe? (there is: digits, chars)"),
+        (["train", "nothing"], "unknown recipe: nothing (there is: digits, chars)"),
         (["recipes", "nothing"], "unknown recipe: nothing"),
         (["train", "digits", "--lr", "-1"], "invalid lr: -1.0"),
         (["train", "digits", "--c", "nan"], "invalid c: nan"),

@@ -13,11 +13,14 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from directional_pruning import GRDA, load_sparse
-from directional_pruning.data import Images, digits
+from directional_pruning.data import Images, TextSplits, chars, digits
 from directional_pruning.files import CorruptFileError, replacing
 from directional_pruning.models import digits_net
 from directional_pruning.training import (
+    RECIPES,
     NonFiniteError,
+    chars_recipe,
+    cosine_schedule,
     create_run,
     digits_recipe,
     evaluate,
@@ -66,6 +69,15 @@ def test_the_schedule_is_the_papers():
     assert rates[420] == pytest.approx(0.1 + (420 - 300) / 240 * (0.001 - 0.1))
     assert rates[540:] == [pytest.approx(0.001)] * 60
     assert rates == sorted(rates, reverse=True)
+
+
+def test_the_cosine_rises_over_the_warmup_and_falls_to_nearly_nothing():
+    rates = [cosine_schedule(epoch, 30) for epoch in range(30)]
+    assert rates[:3] == [pytest.approx(1 / 3), pytest.approx(2 / 3), 1]
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rates[16] == pytest.approx(0.5)
+    assert 0 < rates[29] < 0.01
+    assert all(0 < cosine_schedule(epoch, 2) <= 1 for epoch in range(2))  # shorter than the warm-up
 
 
 def test_batches_depend_on_the_seed_alone_and_hold_every_image_once():
@@ -291,6 +303,28 @@ def test_a_run_holds_what_it_says_and_both_networks_share_start_and_batches(tmp_
         assert sum(summary["histogram"][name]) + summary["histogram"][f"{name}_zeros"] == weights
     with pytest.raises(FileExistsError):
         create_run(folder, recipe, torch.device("cpu"))
+
+
+def test_the_characters_train_a_dense_twin_and_a_network_sparse_where_it_may_be(tmp_path, monkeypatch):
+    def some_text(device):
+        return TextSplits(*(replace(part, text=part.text[:4000]) for part in chars(device, samples=64)))
+
+    recipe = replace(chars_recipe(), data=some_text, epochs=3, c=2.0)
+    monkeypatch.setitem(RECIPES, "chars", lambda: recipe)
+    create_run(tmp_path / "run", recipe, torch.device("cpu"))
+    summary = train_run(tmp_path / "run")
+    assert "AdamW" in repr(recipe.optimizer(recipe.model(), "sgd"))
+    for network in ("sgd", "grda"):
+        lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        records = [x for x in map(json.loads, lines) if x["network"] == network]
+        assert [record["lr"] for record in records] == pytest.approx([recipe.lr * f for f in (1 / 3, 2 / 3, 1)])
+        assert records[-1]["validation_loss"] < records[0]["validation_loss"] < math.log(96) + 0.2
+        assert 0 < summary[network]["test_accuracy"] < 1
+    assert summary["sgd"]["sparsity_all"] == 0
+    spared = ("embedding", "position", "head", "norm", "bias")
+    for layer in summary["layers"]:
+        pruned = not any(part in layer["name"] for part in spared)
+        assert (layer["nonzeros"] < layer["total"]) == pruned, layer
 
 
 def test_another_seed_is_another_start_and_another_order(tmp_path, monkeypatch):

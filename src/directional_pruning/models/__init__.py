@@ -1,5 +1,6 @@
 """Architectures only."""
 
+from .chars import CharTransformer, chars_net
 from .digits import digits_net
 
-__all__ = ["digits_net"]
+__all__ = ["CharTransformer", "chars_net", "digits_net"]

@@ -193,12 +193,12 @@ def draw(axes: Axes, curves: Sequence[Curve], end: float, write: Callable[[float
         else:
             heights.append(0.5)
     line = 14 / (axes.get_window_extent().height / axes.figure.dpi * 72)
-    for curve, height in zip(curves, _apart(heights, 2 * line)):
+    for curve, height in zip(curves, apart(heights, 2 * line)):
         value = write(curve.values[-1]) if math.isfinite(curve.values[-1]) else NOT_FINITE
         note(axes, f"{curve.name}\n{value}", (1, height), (10, 0), va="center", color=curve.colour)
 
 
-def _apart(heights: Sequence[float], gap: float) -> list[float]:
+def apart(heights: Sequence[float], gap: float) -> list[float]:
     """Move positions away from each other until neighbours are ``gap`` apart, and all between half a gap and 1."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     moved = [min(max(height, gap / 2), 1.0) for height in heights]

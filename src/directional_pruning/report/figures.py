@@ -52,7 +52,7 @@ def loss_figure(metrics: Records) -> Figure | None:
     if range_of(curve.values for curve in curves)[1] <= 0:
         axes.set_ylim(0.1, 1)
     draw(axes, curves, last_epoch(metrics), decimal)
-    _log_ticks(axes)
+    log_ticks(axes)
     return figure
 
 
@@ -122,7 +122,7 @@ def layers_figure(layers: Records) -> Figure | None:
     """
     if not layers:
         return None
-    names = [_shortened(str(layer["name"]).removesuffix(".weight")) for layer in layers]
+    names = [shortened(str(layer["name"]).removesuffix(".weight")) for layer in layers]
     zeros = [100 * (1 - layer["nonzeros"] / layer["total"]) for layer in layers]
     exact = 100_000 if max(layer["total"] for layer in layers) < 100_000 else 1000
     left, right = 6.6 * max(map(len, names)) + 14, 126
@@ -175,7 +175,7 @@ def histogram_figure(histogram: Record) -> Figure | None:
         note(axes, said, (0, highest), (8, 0), of="data", va="center", color=COLOURS["grda"])
     axes.set_yscale("log")
     axes.set_ylim(lowest, 2.5 * highest)
-    _log_ticks(axes)
+    log_ticks(axes)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_xlabel("value of the weight")
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
@@ -191,11 +191,12 @@ def _agree(first: Curve, second: Curve) -> bool:
     return all(math.isclose(one[epoch], other[epoch]) for epoch in one.keys() & other.keys())
 
 
-def _shortened(name: str, longest: int = 24) -> str:
+def shortened(name: str, longest: int = 24) -> str:
+    """A long name without its middle."""
     return name if len(name) <= longest else f"{name[:9]}…{name[10 - longest :]}"
 
 
-def _log_ticks(axes: Axes) -> None:
+def log_ticks(axes: Axes) -> None:
     """Some six ticks, also where the axis spans less than a decade."""
     low, high = axes.get_ylim()
     decades = math.log10(high / low)

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ..files import replacing
-from . import figures
+from . import curvature, figures, landscape
 from .canvas import AT_NIGHT, COLOURS, FONTS, GRID, GROUND, INK, MUTED, to_svg
 from .records import NETWORKS, Record, Run, read_run
 from .text import ABOUT, MEANINGS, NAMES, amount, captions, decimal, duration, headline, percent, size
@@ -24,7 +24,10 @@ _RESULTS: Sequence[Row] = (
     ("Zeros, all parameters", "sparsity_all", percent),
     ("Zeros, prunable weights", "sparsity_prunable", percent),
     ("File, dense", "bytes", size),
+    ("File, zipped", "zipped_bytes", size),
     ("File, sparse", "sparse_bytes", size),
+    ("Bits per nonzero in it", "bits_per_nonzero", decimal),
+    ("Limit, zeros at random", "least_bits_per_nonzero", decimal),
     ("Training time", "seconds", duration),
 )
 _SO_FAR: Sequence[Row] = (
@@ -38,6 +41,8 @@ _SO_FAR: Sequence[Row] = (
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write ``report.html`` and ``figures/*.svg`` into the folder of a run, finished or under way.
+
+    The pictures of the valley are those of ``curve.npz``, ``plane.npz`` and ``curvature.npz``, where they are there.
 
     Returns the path of the page, which holds its figures and its style, has no script and asks nothing of the network.
     The same run gives the same bytes. Raises ``FileNotFoundError`` if the folder is missing or no run, and
@@ -63,6 +68,12 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         "layers": figures.layers_figure(run.summary.get("layers", [])),
         "histogram": figures.histogram_figure(run.summary.get("histogram", {})),
     }
+    curve, plane = landscape.read_curve(folder), landscape.read_plane(folder)
+    words |= landscape.valley_captions(curve, plane)
+    valley = _pictures(landscape.valley_figures(curve, plane), words, pictures)
+    curved = curvature.read_curvature(folder)
+    words |= curvature.curvature_captions(curved)
+    flat = _pictures({"curvature": curvature.curvature_figure(curved)}, words, pictures)
     command = escape(str(run.config.get("command") or ""))
     settings = {key: value for key, value in run.config.items() if key not in ("command", "versions")}
     sections = [
@@ -70,6 +81,8 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         _results(run),
         _section("Training", _pictures(training, words, pictures), "pictures"),
         _section("Weights", _pictures(weights, words, pictures), "pictures"),
+        _section("One valley?", valley, "pictures", str(curve["verdict"]) if curve else ""),
+        _section("Flat directions?", flat, "pictures", str(curved["verdict"]) if curved else ""),
         _section("Run it again", command and f"<pre><code>{command}</code></pre>"),
         _section("Configuration", _settings(settings, MEANINGS)),
         _section("Versions", _settings(run.config.get("versions") or {})),
@@ -82,7 +95,8 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
 def _header(run: Run) -> str:
     first, rest = headline(run)
     lead = f"<p>{escape(rest)}</p>\n" if rest else ""
-    return f'<header>\n<p class="recipe">{escape(run.name)}</p>\n<h1>{escape(first)}</h1>\n{lead}{ABOUT}\n</header>'
+    about = "" if "between" in run.config else ABOUT
+    return f'<header>\n<p class="recipe">{escape(run.name)}</p>\n<h1>{escape(first)}</h1>\n{lead}{about}\n</header>'
 
 
 def _results(run: Run) -> str:
@@ -132,9 +146,10 @@ def _settings(values: Record, meanings: Mapping[str, str] | None = None) -> str:
     return rows and f'<table class="settings">\n<tbody>\n{rows}</tbody>\n</table>'
 
 
-def _section(heading: str, content: str, kind: str = "wide") -> str:
-    """A heading over its content; nothing where there is none."""
-    return content and f'<section>\n<h2>{heading}</h2>\n<div class="{kind}">\n{content}\n</div>\n</section>'
+def _section(heading: str, content: str, kind: str = "wide", lead: str = "") -> str:
+    """A heading, a line of words if there is one, and the content; nothing where there is none."""
+    first = f"<p>{escape(lead[:1].upper() + lead[1:])}.</p>\n" if lead else ""
+    return content and f'<section>\n<h2>{heading}</h2>\n{first}<div class="{kind}">\n{content}\n</div>\n</section>'
 
 
 def _value(value: Any) -> str:

@@ -15,7 +15,7 @@ NETWORKS = ("sgd", "grda")
 _CURVES = ("lr", "threshold", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 _CURVES += ("sparsity_all", "sparsity_prunable", "seconds", "step", "epochs")
 _RESULTS = ("test_accuracy", "test_loss", "train_loss", "sparsity_all", "sparsity_prunable")
-_RESULTS += ("bytes", "sparse_bytes", "seconds")
+_RESULTS += ("bytes", "zipped_bytes", "sparse_bytes", "bits_per_nonzero", "least_bits_per_nonzero", "seconds")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _read_object(path: Path) -> Record:
 
 def _parse(data: bytes, where: str) -> Record:
     try:
-        value = _printable(json.loads(data.decode()))
+        value = printable(json.loads(data.decode()))
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise CorruptFileError(f"{where}: not JSON ({reason})") from None
@@ -117,14 +117,14 @@ def _parse(data: bytes, where: str) -> Record:
     return value
 
 
-def _printable(value: Any) -> Any:
+def printable(value: Any) -> Any:
     """Replace the characters that no page or picture can hold: control characters, lone surrogates."""
     if isinstance(value, str):
         return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
     if isinstance(value, list):
-        return [_printable(item) for item in value]
+        return [printable(item) for item in value]
     if isinstance(value, dict):
-        return {_printable(key): _printable(item) for key, item in value.items()}
+        return {printable(key): printable(item) for key, item in value.items()}
     return value
 
 

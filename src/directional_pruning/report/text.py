@@ -26,6 +26,8 @@ MEANINGS = {
 
 def headline(run: Run) -> tuple[str, str]:
     """The result in one sentence, and what else is worth a line; or how far a run has come."""
+    if "between" in run.config:
+        return "Two networks and the way between them", ""
     if not run.summary:
         return _progress(run)
     summary, grda, sgd = (_finite(part) for part in (run.summary, run.summary.get("grda"), run.summary.get("sgd")))

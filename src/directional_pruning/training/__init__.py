@@ -1,12 +1,13 @@
 """The hall that joins the wings: training, recipes, checkpoints, runs."""
 
-from .fit import NonFiniteError, evaluate, fit, paper_schedule, pick_device
-from .recipes import RECIPES, Recipe, digits_recipe
+from .fit import NonFiniteError, cosine_schedule, evaluate, fit, paper_schedule, pick_device
+from .recipes import RECIPES, Recipe, chars_recipe, digits_recipe
 from .run import NETWORKS, create_run, load_run, train_run
 
 __all__ = [
     # train and measure
     "NonFiniteError",
+    "cosine_schedule",
     "evaluate",
     "fit",
     "paper_schedule",
@@ -14,6 +15,7 @@ __all__ = [
     # recipes
     "RECIPES",
     "Recipe",
+    "chars_recipe",
     "digits_recipe",
     # runs
     "NETWORKS",

@@ -1,4 +1,4 @@
-"""Train a network and measure it: two plain functions and the paper's schedule."""
+"""Train a network and measure it: two plain functions and the schedules of the recipes."""
 
 import math
 import os
@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..sparsity import sparsity_report
 from .checkpoint import load_checkpoint, save_checkpoint
 
-__all__ = ["NonFiniteError", "evaluate", "fit", "paper_schedule", "pick_device"]
+__all__ = ["NonFiniteError", "cosine_schedule", "evaluate", "fit", "paper_schedule", "pick_device"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -45,7 +45,7 @@ def fit(
         batches: epoch (from 0) -> its batches of ``(inputs, labels)`` on the model's device. Let the order depend on
             the epoch and a seed alone, and training that was stopped goes on exactly as if it had not been.
         scheduler: stepped once after every epoch.
-        loss_fn: ``(logits (n, classes), labels (n,))`` -> mean loss, a scalar.
+        loss_fn: ``(logits (n, classes, ...), labels (n, ...))`` -> mean loss, a scalar.
         validation: makes the batches on which the network is evaluated after every epoch.
         checkpoint: a file written every ``checkpoint_every`` epochs and at the end. If it exists, training continues
             from it, bit-identically to never having stopped, and ``on_epoch`` is first called for the past epochs.
@@ -85,9 +85,9 @@ def fit(
                 raise NonFiniteError(f"the loss is {value} at step {step} (epoch {epoch}): {_blame(model, inputs)}")
             loss.backward()
             optimizer.step()
-            total_loss += value * len(labels)
+            total_loss += value * labels.numel()
             correct += int((logits.argmax(1) == labels).sum())
-            seen += len(labels)
+            seen += labels.numel()
         if scheduler is not None:
             scheduler.step()
         if (name := _first_non_finite(model.state_dict())) is not None:
@@ -131,9 +131,9 @@ def evaluate(model: nn.Module, batches: Batches, loss_fn: Loss = F.cross_entropy
     try:
         for inputs, labels in batches:
             logits = model(inputs)
-            loss += loss_fn(logits, labels).item() * len(labels)
+            loss += loss_fn(logits, labels).item() * labels.numel()
             correct += int((logits.argmax(1) == labels).sum())
-            seen += len(labels)
+            seen += labels.numel()
     finally:
         for module, mode in training.items():
             module.training = mode
@@ -150,6 +150,19 @@ def paper_schedule(epoch: int, epochs: int) -> float:
     """
     progress = epoch / epochs
     return min(1.0, max(0.01, 1.0 - 0.99 * (progress - 0.5) / 0.4))
+
+
+def cosine_schedule(epoch: int, epochs: int, warmup: int = 2) -> float:
+    """A factor that rises in equal steps over ``warmup`` epochs to 1 and falls along half a cosine towards 0.
+
+    ``epoch`` counts from 0; the last epoch is still above 0. Use as :func:`paper_schedule`.
+
+    >>> [round(cosine_schedule(epoch, 10), 3) for epoch in (0, 1, 2, 6, 9)]
+    [0.333, 0.667, 1.0, 0.5, 0.038]
+    """
+    if epoch < warmup:
+        return (epoch + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..data import Splits
+from ..data import Splits, TextSplits
 from ..files import CorruptFileError, replacing
-from ..sparsity import save_sparse, sparsity_report
-from .fit import evaluate, fit, paper_schedule, pick_device
+from ..sparsity import file_size, save_sparse, sparsity_report
+from .fit import evaluate, fit, pick_device
 from .recipes import RECIPES, Recipe
 
 __all__ = ["NETWORKS", "create_run", "load_run", "train_run"]
@@ -93,7 +93,13 @@ def train_run(
         )
     sparse_file = folder / "model.sparse.safetensors"
     save_sparse(models["grda"], sparse_file)
-    results["grda"]["sparse_bytes"] = sparse_file.stat().st_size
+    size = file_size(models["grda"].state_dict())
+    results["grda"] |= {
+        "sparse_bytes": sparse_file.stat().st_size,
+        "zipped_bytes": size.zipped_bytes,
+        "bits_per_nonzero": size.bits_per_nonzero,
+        "least_bits_per_nonzero": size.least_bits_per_nonzero,
+    }
     summary = {
         "recipe": recipe.name,
         **results,
@@ -109,7 +115,7 @@ def _train_network(
     network: str,
     recipe: Recipe,
     device: torch.device,
-    splits: Splits,
+    splits: Splits | TextSplits,
     on_epoch: Callable[[dict[str, Any]], None] | None,
     checkpoint_every: int,
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -137,7 +143,7 @@ def _train_network(
         # Seeds of neighbouring runs must not share epochs.
         lambda epoch: splits.train.batches(recipe.batch_size, shuffle_seed=recipe.seed * 1_000_003 + epoch),
         epochs=recipe.epochs,
-        scheduler=LambdaLR(optimizer, lambda epoch: paper_schedule(epoch, recipe.epochs)),
+        scheduler=LambdaLR(optimizer, lambda epoch: recipe.schedule(epoch, recipe.epochs)),
         validation=lambda: splits.validation.batches(recipe.batch_size),
         checkpoint=folder / network / "checkpoint.pt",
         checkpoint_every=checkpoint_every,
