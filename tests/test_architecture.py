@@ -18,7 +18,7 @@ MAY_IMPORT = {wing: {wing, "files"} for wing in WINGS} | {
     "files": set(),
     "__init__": {"optim", "sparsity"},
 }
-MODULES = [path for path in ROOT.rglob("*.py") if path != ROOT / "cli.py"]
+MODULES = [path for path in ROOT.rglob("*.py") if path.parent != ROOT / "cli"]
 
 
 def imported_parts(path):

@@ -1,0 +1,8 @@
+"""The command ``dirprune``: thin verbs over the library. Heavy imports live in the functions, so help is instant."""
+
+from .app import main
+
+# Each module adds its verbs, in the order of the help.
+from . import train, valley, ship  # isort: skip
+
+__all__ = ["main", "ship", "train", "valley"]

@@ -1,0 +1,66 @@
+"""The command's frame: what every verb shares, and how it ends."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+from ..files import CorruptFileError
+
+try:
+    import typer
+    from typer.exceptions import TyperException
+except ModuleNotFoundError as missing:
+    raise SystemExit(f"dirprune needs {missing.name}: pip install 'directional-pruning[cli]'") from missing
+
+__all__ = ["RUN", "app", "main", "stop"]
+
+app = typer.Typer(
+    help="Train a neural network once and end with a sparse one: no retraining, no sparsity level to choose.\n\n"
+    "Start with [bold]dirprune train digits[/bold], then open the report it names.",
+    rich_markup_mode="rich",
+    add_completion=False,
+    no_args_is_help=True,
+)
+RUN = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
+
+
+def main() -> None:
+    """Run the command; what the user can mend is one line and exit code 2, a diverged training one line and 1."""
+    try:
+        code = app(standalone_mode=False)
+        stop("stopped" if code == 130 else "", code or 0)
+    except TyperException as error:
+        stop(error.format_message(), error.exit_code)
+    except CorruptFileError as error:
+        stop(str(error), 2)
+    except ModuleNotFoundError as error:
+        advice = "" if "pip install" in str(error) else ": pip install 'directional-pruning[all]'"
+        stop(f"{error}{advice}", 2)
+    except OSError as error:
+        stop(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        stop("stopped", 130)
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """End the command with one line on standard error, where there is something to say."""
+    if message:
+        print(f"dirprune: {' '.join(message.splitlines())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        print(f"dirprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that stand before a verb."""
