@@ -1,5 +1,6 @@
 """The plane through three networks: exact at its corners, orthonormal, resumable."""
 
+import copy
 import math
 
 import pytest
@@ -136,6 +137,28 @@ def test_goes_on_from_known_points():
     assert torch.equal(resumed.loss, whole.loss)
     # Along x first: the second point known is the second of the first row.
     assert float(whole.loss[0, 1]) == seen[1][1].loss
+
+
+def test_several_workers_measure_the_same_in_order_and_leave_model_and_random_numbers_alone():
+    three, seen = list(some_states()), []
+    model, batches = network(), some_batches()
+    alone = loss_plane(model, F.cross_entropy, batches, *three, size=4)
+    before, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    together = loss_plane(
+        model, F.cross_entropy, batches, *three, size=4, workers=3, on_point=lambda rows: seen.append(len(rows))
+    )
+    assert torch.equal(together.loss, alone.loss)
+    assert seen == list(range(1, 17))
+    assert torch.equal(torch.get_rng_state(), generator)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_worker_that_fails_ends_the_measurement():
+    def broken(outputs, targets):
+        raise RuntimeError("no loss")
+
+    with pytest.raises(RuntimeError, match="no loss"):
+        loss_plane(network(), broken, some_batches(), *some_states(), size=4, workers=2)
 
 
 def test_curve_and_plane_agree_where_they_meet():

@@ -38,10 +38,9 @@ class Directional(Optimizer):
     scale of the gradient's noise, for those bases 1. So they need a larger c, of order 1. Under a falling rate the
     growth ends by itself: most zeros are there when half of the steps are done.
 
-    What such a base does not undo is the shrinkage. SGD restores what a survivor lost to the threshold, since its steps
-    are as large as the gradient that asks for it; the steps of the others are as large as the rate, and fall with it.
-    A ``power`` above 1 keeps the zeros and the continuity of soft-thresholding and shrinks a survivor the less, the
-    larger it is:
+    Soft-thresholding takes the threshold from every survivor. Under bases whose steps do not scale with the gradient,
+    and rates that fall soon, a ``power`` above 1 came out better (see docs/characters.md): it keeps the zeros and the
+    continuity of soft-thresholding and shrinks a survivor the less, the larger it is:
 
     .. math:: w_n = v_n \left(1 - (g_n / |v_n|)^p\right) \text{ where } |v_n| > g_n, \text{ else } 0
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..files import CorruptFileError, replacing
 from ..landscape import BezierCurve, CurveValues, evaluate_curve, fit_curve, loss_plane, straight_line
@@ -163,6 +164,8 @@ def examine_plane(
         curve=BezierCurve(*pair.states, state),
         test_batches=pair.test,
         autocast=torch.bfloat16 if bf16 else None,
+        # Cores that torch's own threads leave idle.
+        workers=max(1, (os.cpu_count() or 1) // torch.get_num_threads()) if _on_cpu(pair.model) else 1,
         known=measured.rows.get(stage, ()),
         on_point=measured.keeper(stage, size * size, on_progress),
     )
@@ -174,6 +177,10 @@ def examine_plane(
     return (
         f"loss from {low:.3g} to {high:.3g}; the networks are {distance:.3g} apart, the bend {height:.3g} off the line"
     )
+
+
+def _on_cpu(model: nn.Module) -> bool:
+    return all(p.is_cpu for p in model.parameters())
 
 
 class _Kept:
