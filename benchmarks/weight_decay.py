@@ -1,11 +1,12 @@
 """Where should weight decay pull under Directional(AdamW): on the weights, or on their dual? Digits, a few seeds.
 
-    python benchmarks/weight_decay.py [--seeds 0 1 2] [--epochs 60]
+    python benchmarks/weight_decay.py [--decay 0 0.1 1] [--c 1] [--seeds 0 1 2] [--epochs 60]
 
 Printed are the mean share of zeros among all parameters and the mean test accuracy.
 """
 
 import argparse
+import itertools
 import statistics
 
 import torch
@@ -18,20 +19,21 @@ from directional_pruning.models import digits_net
 from directional_pruning.training import evaluate, fit, paper_schedule
 
 
-def train(decay, on, seed, epochs):
+def train(decay, on, c, seed, epochs):
     """Zeros and test accuracy of one network; ``on`` is "weights" or "dual"."""
     splits = digits()
     torch.manual_seed(seed)
     model = digits_net()
     base = AdamW(prunable_groups(model), lr=0.01, weight_decay=decay if on == "weights" else 0.0)
-    optimizer = Directional(base, c=1.0, mu=0.6)
+    optimizer = Directional(base, c=c, mu=0.6)
 
+    @torch.no_grad()
     def decay_the_dual(*_):
         # The change of the weights goes into the dual, so this is v -= lr * decay * v.
         for group in optimizer.param_groups:
             for w in group["params"]:
                 pulled = optimizer.state[w].get("dual", w) if w in optimizer.state else w
-                w.data.sub_(pulled, alpha=group["lr"] * decay)
+                w.sub_(pulled, alpha=group["lr"] * decay)
 
     if on == "dual":
         base.register_step_post_hook(decay_the_dual)
@@ -47,16 +49,18 @@ def train(decay, on, seed, epochs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--decay", type=float, nargs="+", default=[0.0, 0.1, 1.0])
+    parser.add_argument("--c", type=float, nargs="+", default=[1.0], help="strengths of pruning")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=60)
     args = parser.parse_args()
     torch.set_num_threads(1)  # the network is small
     torch.set_flush_denormal(True)
-    for decay in (0.0, 0.1, 1.0):
+    for decay, c in itertools.product(args.decay, args.c):
         for on in ("weights", "dual") if decay else ("weights",):
-            runs = [train(decay, on, seed, args.epochs) for seed in args.seeds]
+            runs = [train(decay, on, c, seed, args.epochs) for seed in args.seeds]
             zeros, accuracy = (statistics.mean(column) for column in zip(*runs, strict=True))
-            print(f"decay {decay} on the {on}: zeros {zeros:.1%}, test accuracy {accuracy:.2%}", flush=True)
+            print(f"decay {decay} on the {on}, c {c}: zeros {zeros:.1%}, test accuracy {accuracy:.2%}", flush=True)
 
 
 if __name__ == "__main__":
