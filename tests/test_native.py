@@ -288,7 +288,8 @@ def test_gradients_that_only_look_like_tensors_of_floats_are_still_applied():
 
 def test_fused_true_refuses_by_name_what_the_kernel_cannot_update():
     with pytest.raises(
-        ValueError, match=r"fused=True needs contiguous float32 or .*, but table is torch\.float16 on cpu"
+        ValueError,
+        match=r"fused=True needs densely laid out .* float32 or bfloat16 .*, but table is torch\.float16 on cpu",
     ):
         GRDA([("table", nn.Parameter(torch.ones(2, dtype=torch.float16)))], fused=True)
 

@@ -126,6 +126,21 @@ def test_a_gradient_that_is_not_finite_is_never_a_zero(interpreted):
     assert not w[3].signbit()
 
 
+@pytest.mark.parametrize("lr", [0.25, torch.tensor(0.25)])
+def test_pruning_that_was_switched_off_leaves_the_threshold(interpreted, lr):
+    ws, vs, _, gs, ns = make_state(torch.float32, False)
+    for c in (0.5, 0.0):
+        before = [g.item() for g in gs]
+        batch = ours.Batch(lr, c, 0.6)
+        for row in zip(ws, vs, [torch.ones_like(w) for w in ws], gs, ns, strict=True):
+            batch.add(*row)
+        batch.flush()
+        assert ([g.item() for g in gs] == before) == (c == 0.0)
+    assert all(n == 2 for n in ns)
+    g = gs[0].float()
+    torch.testing.assert_close(ws[0], vs[0] - vs[0].clamp(-g, g))
+
+
 def test_a_tensor_rate_of_zero_moves_nothing(interpreted):
     ws, vs, _, gs, ns = make_state(torch.float32, False)
     for rate in (0.25, 0.0):
@@ -183,8 +198,7 @@ def test_the_kernels_compile_for_cuda_with_wide_loads_and_stores(weight, gradien
         "thresholds": "*fp32",
         "rows": "i32",
         "lr": signature["lr"],
-        "factor": "i64",
-        "mu": "i64",
     }
+    signature |= dict.fromkeys(("factor", "factor_rest", "mu", "mu_rest"), "fp32")
     source = ASTSource(triton_kernels.raise_thresholds, signature | dict.fromkeys(constants, "constexpr"), constants)
     assert triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"]

@@ -26,7 +26,7 @@ def export(
 
     try:
         path = export_run(run, form, values=values, out=out, compacted=compacted)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         stop(str(error), 2)
     print(f"{path}: {path.stat().st_size:,} bytes")
 
@@ -44,7 +44,10 @@ def compact(
 
     from ..training.export import compact_run
 
-    done = compact_run(run, out)
+    try:
+        done = compact_run(run, out)
+    except (ValueError, RuntimeError) as error:
+        stop(str(error), 2)
     table = Table("", "before", "after")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -67,10 +70,12 @@ def size(
     state = read_weights(file)
     try:
         sizes = [file_size(state, values=values) for values in ("float32", "bfloat16")]
-    except ValueError as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
         stop(f"{file}: {error}", 2)
     exact = sizes[0]
-    share = 1 - exact.nonzeros / exact.total if exact.total else 0.0
+    if not exact.total:
+        stop(f"{file}: holds no numbers", 2)
+    share = 1 - exact.nonzeros / exact.total
     table = Table("", "bytes", "of dense", "bits per nonzero", "limit, zeros at random")
     for column in table.columns[1:]:
         column.justify = "right"

@@ -47,7 +47,7 @@ def curve(
     """
     from ..training.examine import examine_curve
 
-    folder = _folder_of(run, between, model, data, loss, out)
+    folder = _folder_of("curve", run, between, model, data, loss, out)
     settings = {"epochs": epochs, "lr": lr, "points": points, "tolerance": tolerance, "bf16": bf16}
     _examine(folder, partial(examine_curve, **settings))
 
@@ -87,7 +87,7 @@ def curvature(
     """
     from ..training.curvature import examine_curvature
 
-    _examine(_folder_of(run, between, model, data, loss, out), partial(examine_curvature, k=k, seed=seed))
+    _examine(_folder_of("curvature", run, between, model, data, loss, out), partial(examine_curvature, k=k, seed=seed))
 
 
 @app.command()
@@ -127,6 +127,7 @@ def theory(
 
 
 def _folder_of(
+    verb: str,
     run: Path | None,
     between: tuple[Path, Path] | None,
     model: str | None,
@@ -144,7 +145,7 @@ def _folder_of(
     if run or not (model and data and out):
         stop("--between A B needs --model, --data and --out, and no RUN", 2)
     try:
-        create_pair(out, *between, model=model, data=data, loss=loss)
+        create_pair(out, *between, model=model, data=data, loss=loss, verb=verb)
     except ValueError as error:
         stop(str(error), 2)
     return out
@@ -172,7 +173,7 @@ def _examine(folder: Path, examine: Callable[..., str]) -> None:
                 bars.update(tasks[stage], completed=done, total=total)
 
             words = examine(folder, pair, on_progress=on_progress)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         stop(str(error), 2)
     except ArithmeticError as error:
         stop(str(error), 1)

@@ -80,7 +80,7 @@ def chars(device: str | torch.device = "cpu", *, window: int = 64, samples: int 
         samples: training windows per epoch.
 
     Raises:
-        ValueError: for a ``window`` or ``samples`` out of range.
+        ValueError: for a ``window`` or ``samples`` out of range, or too short a library.
         FileNotFoundError: where this Python has no sources of its standard library.
     """
     for name, value, most in (("window", window, _VALIDATION - 1), ("samples", samples, _TOTAL)):
@@ -89,6 +89,8 @@ def chars(device: str | torch.device = "cpu", *, window: int = 64, samples: int 
     library = Path(sysconfig.get_paths()["stdlib"])
     content = "".join((library / f"{module}.py").read_text(encoding="utf-8") for module in _MODULES.split())
     kept = content.translate(dict.fromkeys(set(map(ord, content)) - set(map(ord, VOCABULARY))))[:_TOTAL]
+    if len(kept) < _TOTAL:
+        raise ValueError(f"this Python's standard library has {len(kept)} characters of text, fewer than {_TOTAL}")
     # Newline, code 10, is class 0 and the others follow from the space, code 32, as class 1.
     codes = torch.frombuffer(bytearray(kept.encode("ascii")), dtype=torch.uint8).to(device, torch.int64)
     classes = (codes - 31).clamp_(min=0)

@@ -68,8 +68,8 @@ def grda(
     # At this rate nothing moves but the momentum, as in SGD. On the device the update itself sees to that.
     resting = not isinstance(lr, Tensor) and lr == 0
     with torch.no_grad():
-        if fused is not False and not compiling and not resting:
-            rows = _fused(rows, lr, c, mu, symbolic, sgd)
+        if (fused or (fused is None and not foreach)) and not compiling and not resting:
+            rows = _fused(rows, lr, c, mu, sgd)
         if foreach is None:
             foreach = all(row[0].is_cuda for row in rows)
         how = {"lr": lr, "c": c, "mu": mu, "symbolic": symbolic, "resting": resting, **sgd}
@@ -85,11 +85,9 @@ def grda(
             _multi_tensor(*map(list, zip(*group, strict=True)), **how)
 
 
-def _fused(
-    rows: list[_Row], lr: float | Tensor, c: float, mu: float, symbolic: bool, sgd: dict[str, Any]
-) -> list[_Row]:
+def _fused(rows: list[_Row], lr: float | Tensor, c: float, mu: float, sgd: dict[str, Any]) -> list[_Row]:
     """Update with the kernels what they can, and return the rest."""
-    on_cpu = native.Batch(lr, c, mu, **sgd) if not isinstance(lr, Tensor) and not symbolic else None
+    on_cpu = native.Batch(lr, c, mu, **sgd) if not isinstance(lr, Tensor) else None
     on_cuda = triton.Batch(lr, c, mu, **sgd)
     rest = []
     for row in rows:
@@ -98,7 +96,7 @@ def _fused(
             rest.append(row)
         elif on_cpu is not None and native.fits(w, v, grad, g, n, buffer):
             on_cpu.add(w, v, grad, g, n, buffer)
-        elif triton.fits(w, v, grad, g, n):
+        elif triton.fits(w, v, grad, g, n, buffer):
             on_cuda.add(w, v, grad, g, n, buffer)
         else:
             rest.append(row)

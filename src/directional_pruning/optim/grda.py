@@ -35,7 +35,8 @@ class GRDA(Optimizer):
 
     Momentum and weight decay enter the gradient of v as they enter the gradient of w in SGD; the decay pulls on w.
     A parameter in a group with ``c = 0`` is trained by SGD, bit for bit, and keeps no dual. (One difference: where SGD
-    multiplies a NaN gradient by ``lr = 0`` and writes NaN, this optimizer writes nothing.)
+    multiplies a NaN gradient by ``lr = 0`` and writes NaN, this optimizer writes nothing, unless the rate is a tensor
+    that the host does not read: on a device, or under ``torch.compile``.)
 
     The weights are a function of the dual: after the first step, a change of the weights from outside (re-initialising,
     clipping, averaging) is undone by the next step. Load weights before the first step, or the optimizer's state too.
@@ -50,14 +51,15 @@ class GRDA(Optimizer):
         foreach: torch's operations on whole lists of tensors; None uses them on CUDA, False goes tensor by tensor.
         fused: one pass over memory by a kernel, of C on the CPU and of Triton on CUDA, for float32 and half precision
             (on the CPU bfloat16). None uses it where it can; False uses torch's operations alone; True refuses
-            parameters it cannot update.
+            parameters it cannot update. A gradient laid out unlike its parameter takes torch's operations.
         capturable: keep clocks and thresholds beside the parameters and never read them on the host, so that a CUDA
             graph can hold the step. A rate that changes between replays must be a tensor.
 
     Memory: one buffer the size of the parameters (the dual), float32 for half-precision parameters; one more with
     momentum. During a step ``foreach`` takes another; the kernels none.
 
-    ``torch.compile`` of a step traces it whole, and does so once more when the rate first changes. Complex parameters
+    ``torch.compile`` of a step traces it whole, and does so once more when the rate first changes; as with torch's own,
+    other options, or gradients at other parameters, are traced for themselves. Complex parameters
     are refused: soft-thresholding the two parts apart would prune neither.
 
     Raises:
@@ -135,7 +137,8 @@ class GRDA(Optimizer):
                 return f"fused=True needs {name}, which is not installed"
             shard = local(p)
             if not kernel.fits(shard, torch.empty_like(shard, dtype=torch.float32), shard):
-                return "fused=True needs contiguous float32 or bfloat16 parameters on the CPU or CUDA"
+                types = "float32, bfloat16 or float16" if p.is_cuda else "float32 or bfloat16"
+                return f"fused=True needs densely laid out parameters of {types} on the CPU or CUDA"
         return None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -222,10 +225,15 @@ class GRDA(Optimizer):
             if group["c"] > 0 and "dual" not in state:
                 state["dual"] = first_dual(p)
                 state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
-            if group["momentum"] != 0 and state.get("momentum_buffer") is None:
-                state["momentum_buffer"] = torch.zeros_like(state.get("dual", p), requires_grad=False)
+            if group["momentum"] != 0:
+                like, buffer = state.get("dual", p), state.get("momentum_buffer")
+                if buffer is None:
+                    state["momentum_buffer"] = torch.zeros_like(like, requires_grad=False)
+                elif buffer.dtype != like.dtype:  # from before there was a dual
+                    state["momentum_buffer"] = buffer.to(like.dtype)
             # Where the kernels read them, or a graph that is replayed; anywhere else the host reads them.
-            fused = p.is_cuda and group["fused"] is not False and triton.available()
+            wanted = group["fused"] or (group["fused"] is None and not group["foreach"])
+            fused = wanted and p.is_cuda and triton.available()
             clock = p.device if fused or group["capturable"] else torch.device("cpu")
             place(state, ("step", "threshold"), clock)
             w, dual, buffer = p, state.get("dual"), state.get("momentum_buffer") if group["momentum"] != 0 else None

@@ -7,7 +7,6 @@ bfloat16 and float16 weights 12: gradient and dual are read, dual and weight wri
 
 from functools import lru_cache
 from importlib import import_module
-from struct import pack, unpack
 from typing import Any
 
 import torch
@@ -36,11 +35,19 @@ def available() -> bool:
     return torch.cuda.is_available() and _kernels() is not None
 
 
-def fits(w: Tensor, v: Tensor, d: Tensor | None, g: Tensor | None = None, n: Tensor | None = None) -> bool:
+def fits(
+    w: Tensor,
+    v: Tensor,
+    d: Tensor | None,
+    g: Tensor | None = None,
+    n: Tensor | None = None,
+    buffer: Tensor | None = None,
+) -> bool:
     """Whether the kernels, which see bare addresses, can update these.
 
-    w, v and d must be plain CUDA tensors of one shape and one dense layout, aligned to 16 bytes: w float32 or of half
-    precision, v float32, d either of both; g a float64 and n a float32 scalar on the same device.
+    w, v, d and the momentum buffer must be plain CUDA tensors of one shape and one dense layout, aligned to 16 bytes: w
+    float32 or of half precision, d the same or float32, v and the buffer float32; g a float64 and n a float32 scalar on
+    the same device.
     """
     dense = w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last)
     return (
@@ -51,6 +58,7 @@ def fits(w: Tensor, v: Tensor, d: Tensor | None, g: Tensor | None = None, n: Ten
         and (g is None or (g.dtype is torch.float64 and g.device == w.device))
         and (n is None or (n.dtype is torch.float32 and n.device == w.device))
         and (d is None or d.dtype in (w.dtype, torch.float32))
+        and (buffer is None or buffer.dtype is torch.float32)
         and all(
             type(t) in _PLAIN
             and t.device == w.device
@@ -59,7 +67,8 @@ def fits(w: Tensor, v: Tensor, d: Tensor | None, g: Tensor | None = None, n: Ten
             and not t.data_ptr() % 16
             # A gradient that is negated or zero only on paper.
             and not (t.is_neg() or t._is_zerotensor())
-            for t in ((w, v) if d is None else (w, v, d))
+            for t in (w, v, d, buffer)
+            if t is not None
         )
     )
 
@@ -101,18 +110,18 @@ class Batch:
             return
         kernels = _kernels()
         for (device, weight, gradient), rows in self.waiting.items():
-            table = _table(device, tuple(0 if t is None else t.data_ptr() for row in rows for t in row))
-            sizes, block_row, block_start = _layout(device, tuple(row[0].numel() for row in rows))
+            layout = _layout(device, tuple(row[0].numel() for row in rows))
+            table = _table(device, tuple(0 if t is None else t.data_ptr() for row in rows for t in row), layout)
+            sizes, block_row, block_start = layout
             # What the first kernel finds, for the second: the old and the new threshold of each tensor.
             thresholds = torch.empty(2, len(rows), dtype=torch.float32, device=device)
-            # Numbers travel as float32; the factor of the threshold keeps its 64 bits as an integer.
             if isinstance(self.lr, Tensor):
                 on_device, lr, factor = True, self.lr.to(device), self.c
             else:
                 on_device, lr, factor = False, self.lr, self.c * self.lr ** (0.5 + self.mu)
             with torch.cuda.device(device) if device.type == "cuda" else torch.no_grad():
                 kernels.raise_thresholds[(-(-len(rows) // _TENSORS_PER_BLOCK),)](
-                    table, thresholds, len(rows), lr, _bits(factor), _bits(self.mu), on_device, _TENSORS_PER_BLOCK
+                    table, thresholds, len(rows), lr, *_in_two(factor), *_in_two(self.mu), on_device, _TENSORS_PER_BLOCK
                 )
                 kernels.update[(len(block_row),)](
                     table,
@@ -140,9 +149,10 @@ class Batch:
         self.waiting = {}
 
 
-def _bits(x: float) -> int:
-    """The 64 bits of a double as an integer."""
-    return unpack("q", pack("d", x))[0]
+def _in_two(x: float) -> tuple[float, float]:
+    """A double as the sum of two floats, of 48 bits, for numbers travel to a kernel as float32."""
+    high = torch.tensor(x, dtype=torch.float32).item()
+    return high, x - high
 
 
 @lru_cache(maxsize=64)
@@ -155,15 +165,16 @@ def _layout(device: torch.device, sizes: tuple[int, ...]) -> tuple[Tensor, Tenso
     return size.to(device), row.to(device, torch.int32), start.to(device)
 
 
-# A CUDA graph copies its table anew at every replay, so the host's side of it has to outlive the graph.
-_captured: list[Tensor] = []
+# A CUDA graph copies its table anew at every replay and reads its layout, so both have to outlive it.
+_captured: list[Any] = []
 
 
-def _table(device: torch.device, addresses: tuple[int, ...]) -> Tensor:
+def _table(device: torch.device, addresses: tuple[int, ...], layout: tuple[Tensor, ...]) -> Tensor:
     """The addresses on the device; the same table while gradients stay where they are."""
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        _captured.append(torch.tensor(addresses, dtype=torch.int64, pin_memory=True))
-        return _captured[-1].to(device, non_blocking=True)
+        host = torch.tensor(addresses, dtype=torch.int64, pin_memory=True)
+        _captured.append((host, layout))
+        return host.to(device, non_blocking=True)
     return _upload(device, addresses)
 
 

@@ -18,15 +18,19 @@ def _pow(x, exponent):
     return tl.exp2(exponent * tl.log2(x))
 
 
-@triton.jit(do_not_specialize=["rows", "factor", "mu"])
-def raise_thresholds(table, thresholds, rows, lr, factor, mu, LR_ON_DEVICE: tl.constexpr, LANES: tl.constexpr):
+@triton.jit(do_not_specialize=["rows"])
+def raise_thresholds(
+    table, thresholds, rows, lr, factor, factor_rest, mu, mu_rest, LR_ON_DEVICE: tl.constexpr, LANES: tl.constexpr
+):  # fmt: skip
     """n += 1 and g += c lr^(1/2 + mu) (n^mu - (n-1)^mu) for each row; ``thresholds`` gets the old and the new g."""
     row = tl.program_id(0) * LANES + tl.arange(0, LANES)
     there = row < rows
     g_at = tl.load(table + row * _COLUMNS + _G, mask=there, other=0).to(tl.pointer_type(tl.float64))
     n_at = tl.load(table + row * _COLUMNS + _N, mask=there, other=0).to(tl.pointer_type(tl.float32))
-    exponent = mu.to(tl.float64, bitcast=True)
-    scale = factor.to(tl.float64, bitcast=True)
+    # Doubles again, each from the two floats it came in.
+    zero = (row * 0).to(tl.float64)
+    exponent = zero + mu + mu_rest
+    scale = zero + factor + factor_rest
     n = tl.load(n_at, mask=there, other=0.0)
     if LR_ON_DEVICE:
         rate = tl.load(lr).to(tl.float64)

@@ -62,7 +62,9 @@ class _Repeated:
             yield inputs, targets
 
 
-def create_pair(folder: Path, first: Path, second: Path, model: str, data: str, loss: str) -> None:
+def create_pair(
+    folder: Path, first: Path, second: Path, model: str, data: str, loss: str, *, verb: str = "curve"
+) -> None:
     """Make a folder for two checkpoints from elsewhere, to be examined like a run; the same one again is left alone.
 
     Args:
@@ -72,6 +74,7 @@ def create_pair(folder: Path, first: Path, second: Path, model: str, data: str, 
         data: ``package.module:function`` -> ``{"train": batches, "test": batches}``, lists or loaders of ``(inputs,
             targets)``; ``test`` may be missing.
         loss: ``package.module:function`` of ``(outputs, targets)``, the mean loss.
+        verb: of the command that made the folder, which ``config.json`` keeps.
 
     Raises:
         ValueError: for names that cannot be imported, or a folder that holds something else.
@@ -86,8 +89,10 @@ def create_pair(folder: Path, first: Path, second: Path, model: str, data: str, 
             raise ValueError(f"{folder} exists and compares other networks; give another --out")
         return
     _load_between(config)  # a mistake is better found before there is a folder
-    command = f"dirprune curve --between {' '.join(map(shlex.quote, between))} --model {shlex.quote(model)}"
-    config["command"] = f"{command} --data {shlex.quote(data)} --loss {shlex.quote(loss)}"
+    command = f"dirprune {verb} --between {' '.join(map(shlex.quote, between))} --model {shlex.quote(model)}"
+    config["command"] = (
+        f"{command} --data {shlex.quote(data)} --loss {shlex.quote(loss)} --out {shlex.quote(str(folder))}"
+    )
     config["versions"] = {
         "directional-pruning": version("directional-pruning"),
         "torch": torch.__version__,
@@ -169,7 +174,11 @@ def _imported(argument: str, name: str) -> Callable[..., Any]:
 
 
 def _call(argument: str, name: str) -> Any:
-    return _imported(argument, name)()
+    function = _imported(argument, name)
+    try:
+        return function()
+    except Exception as error:  # whatever the user's own code raises
+        raise ValueError(f"invalid {argument}: {name} raised {type(error).__name__}: {error}") from error
 
 
 def _read_config(path: Path) -> dict[str, Any]:
