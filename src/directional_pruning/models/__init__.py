@@ -2,5 +2,8 @@
 
 from .chars import CharTransformer, chars_net
 from .digits import digits_net
+from .named import build
+from .vgg import VGG, vgg16, vgg16_bn
+from .wide_resnet import WideResNet, wrn28x10
 
-__all__ = ["CharTransformer", "chars_net", "digits_net"]
+__all__ = ["VGG", "CharTransformer", "WideResNet", "build", "chars_net", "digits_net", "vgg16", "vgg16_bn", "wrn28x10"]
