@@ -137,13 +137,15 @@ def to_svg(figure: Figure, title: str = "") -> str:
 
 
 class Curve(NamedTuple):
-    """One line of a panel: its colour, what its label says, and its points."""
+    """One line of a panel: its colour, what its label says (none without a name), and its points."""
 
     colour: str
     name: str
     epochs: np.ndarray
     values: np.ndarray
     dashed: bool = False
+    band: tuple[np.ndarray, np.ndarray] | None = None
+    """The lowest and the highest values beside it, shaded."""
 
 
 def curves_of(
@@ -176,15 +178,17 @@ def draw(axes: Axes, curves: Sequence[Curve], end: float, write: Callable[[float
     """Draw the curves over epochs 0 to ``end``, and beside the panel what each is and its last value."""
     for curve in curves:
         style = (0, (3, 1.6)) if curve.dashed else "solid"
-        axes.plot(curve.epochs, curve.values, color=curve.colour, linewidth=1.7, linestyle=style)
+        axes.plot(curve.epochs, curve.values, color=curve.colour, linewidth=1.7 if curve.name else 1.3, linestyle=style)
+        if curve.band is not None:
+            axes.fill_between(curve.epochs, *curve.band, color=curve.colour, alpha=0.15, linewidth=0)
     axes.set_xlim(0, end)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS, integer=True))
     if axes.get_yscale() == "linear":
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: decimal(value)))
     axes.autoscale_view(scalex=False)
-    heights = []
-    for curve in curves:
+    heights, labelled = [], [curve for curve in curves if curve.name]
+    for curve in labelled:
         drawn = np.flatnonzero(np.isfinite(curve.values) & ((curve.values > 0) | (axes.get_yscale() == "linear")))
         if drawn.size:
             point = (curve.epochs[drawn[-1]], curve.values[drawn[-1]])
@@ -193,7 +197,7 @@ def draw(axes: Axes, curves: Sequence[Curve], end: float, write: Callable[[float
         else:
             heights.append(0.5)
     line = 14 / (axes.get_window_extent().height / axes.figure.dpi * 72)
-    for curve, height in zip(curves, apart(heights, 2 * line)):
+    for curve, height in zip(labelled, apart(heights, 2 * line)):
         value = write(curve.values[-1]) if math.isfinite(curve.values[-1]) else NOT_FINITE
         note(axes, f"{curve.name}\n{value}", (1, height), (10, 0), va="center", color=curve.colour)
 

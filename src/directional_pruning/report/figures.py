@@ -29,6 +29,7 @@ from .canvas import (
     range_of,
     styled,
 )
+from .published import published
 from .records import Record
 from .text import NAMES, accuracy_of, amount, decimal, percent
 
@@ -109,6 +110,42 @@ def schedule_figure(metrics: Records) -> Figure | None:
         lowest = place == len(parts) - 1
         axes.xaxis.label.set_visible(lowest)
         axes.tick_params(axis="x", labelbottom=lowest)
+    return figure
+
+
+@styled
+def norm_ratio_figure(metrics: Records, recipe: str = "", c: float = math.nan, mu: float = math.nan) -> Figure | None:
+    """The 2-norm of all parameters over their 1-norm; dashed what the paper has for this recipe and setting.
+
+    >>> figure = norm_ratio_figure([{"network": "sgd", "epoch": 1, "norm_ratio": 3.5e-4}])
+    >>> figure.axes[0].lines[0].get_ydata().round(6).tolist(), norm_ratio_figure([])
+    ([0.35], None)
+    """
+    curves = curves_of(metrics, "norm_ratio", unit=1e-3)
+    if not curves:
+        return None
+    figure = new_figure()
+    axes = panel(figure, "‖w‖₂ / ‖w‖₁, in thousandths")
+    end, known = last_epoch(metrics), published(recipe)
+    rows = {"sgd": known.twin, "grda": known.setting(c, mu)} if known else {}
+    drawn = {network: row.curves["norm_ratio"] for network, row in rows.items() if row and "norm_ratio" in row.curves}
+    for network, (epochs, values) in drawn.items():
+        scale = end / known.epochs if known else 1.0
+        curves.append(Curve(COLOURS[network], "", epochs * scale, values * 1000, dashed=True))
+    highest = range_of(curve.values for curve in curves)[1]
+    axes.set_ylim(0, 1.08 * highest or 1)
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+    draw(axes, curves, end, lambda value: decimal(value, 3))
+    if drawn:
+        same = known is None or end == known.epochs
+        note(
+            axes,
+            "dashed: the paper" if same else f"dashed: the paper, its {known.epochs} epochs drawn to this length",
+            (0.5, 1),
+            (0, -8),
+            ha="center",
+            color=MUTED,
+        )
     return figure
 
 

@@ -1,6 +1,5 @@
 """The page of a run: one HTML file that needs nothing else, for someone who has never heard of the method."""
 
-import base64
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -8,13 +7,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from ..files import replacing
 from . import curvature, figures, landscape
-from .canvas import AT_NIGHT, COLOURS, FONTS, GRID, GROUND, INK, MUTED, to_svg
+from .gather import mean_and_deviation, paper_stats, protocol_flags
+from .markup import document, pictures, section, write
+from .published import published
 from .records import NETWORKS, Record, Run, read_run
-from .text import ABOUT, MEANINGS, NAMES, amount, captions, decimal, duration, headline, percent, size
+from .text import ABOUT, MEANINGS, NAMES, amount, captions, decimal, duration, headline, percent, points, size
 
 Row = tuple[str, str, Callable[[float], str]]
 _RESULTS: Sequence[Row] = (
@@ -57,12 +55,13 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     """
     folder = Path(folder)
     run = read_run(folder)
-    words, pictures = captions(run), folder / "figures"
+    words, drawn = captions(run), folder / "figures"
     training = {
         "loss": figures.loss_figure(run.metrics),
         "accuracy": figures.accuracy_figure(run.metrics),
         "sparsity": figures.sparsity_figure(run.metrics),
         "schedule": figures.schedule_figure(run.metrics),
+        "norm_ratio": figures.norm_ratio_figure(run.metrics, run.name, *run.setting),
     }
     weights = {
         "layers": figures.layers_figure(run.summary.get("layers", [])),
@@ -70,25 +69,26 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     }
     curve, plane = landscape.read_curve(folder), landscape.read_plane(folder)
     words |= landscape.valley_captions(curve, plane)
-    valley = _pictures(landscape.valley_figures(curve, plane), words, pictures)
+    valley = pictures(landscape.valley_figures(curve, plane), words, drawn)
     curved = curvature.read_curvature(folder)
     words |= curvature.curvature_captions(curved)
-    flat = _pictures({"curvature": curvature.curvature_figure(curved)}, words, pictures)
+    flat = pictures({"curvature": curvature.curvature_figure(curved)}, words, drawn)
     command = escape(str(run.config.get("command") or ""))
     settings = {key: value for key, value in run.config.items() if key not in ("command", "versions")}
     sections = [
         _header(run),
         _results(run),
-        _section("Training", _pictures(training, words, pictures), "pictures"),
-        _section("Weights", _pictures(weights, words, pictures), "pictures"),
-        _section("One valley?", valley, "pictures", str(curve["verdict"]) if curve else ""),
-        _section("Flat directions?", flat, "pictures", str(curved["verdict"]) if curved else ""),
-        _section("Run it again", command and f"<pre><code>{command}</code></pre>"),
-        _section("Configuration", _settings(settings, MEANINGS)),
-        _section("Versions", _settings(run.config.get("versions") or {})),
+        section("The paper", *_paper(run)),
+        section("Training", pictures(training, words, drawn), "pictures"),
+        section("Weights", pictures(weights, words, drawn), "pictures"),
+        section("One valley?", valley, "pictures", str(curve["verdict"]) if curve else ""),
+        section("Flat directions?", flat, "pictures", str(curved["verdict"]) if curved else ""),
+        section("Run it again", command and f"<pre><code>{command}</code></pre>"),
+        section("Configuration", _settings(settings, MEANINGS)),
+        section("Versions", _settings(run.config.get("versions") or {})),
     ]
     page = folder / "report.html"
-    _write(page, _document(escape(f"{run.name}: directional pruning"), "\n".join(filter(None, sections))))
+    write(page, document(escape(f"{run.name}: directional pruning"), "\n".join(filter(None, sections))))
     return page
 
 
@@ -103,38 +103,48 @@ def _results(run: Run) -> str:
     """The two networks side by side: the final figures, or the latest ones of a run under way."""
     if run.summary:
         records = {network: run.summary[network] for network in NETWORKS if run.summary.get(network)}
-        return _section("Result", _comparison(_RESULTS, records))
+        return section("Result", _comparison(_RESULTS, records))
     records = {network: run.of(network)[-1] for network in NETWORKS if run.of(network)}
-    return _section("So far", _comparison(_SO_FAR, records))
+    return section("So far", _comparison(_SO_FAR, records))
+
+
+def _paper(run: Run) -> tuple[str, str, str]:
+    """The published figures of this recipe and setting beside the run's: content, kind and lead of a section."""
+    known = published(run.name)
+    row = known.setting(*run.setting) if known else None
+    if known is None or row is None:
+        return "", "", ""
+    lines = ""
+    stats = paper_stats(known, row)
+    for label, network, key, theirs in (
+        ("Zeros, all parameters", "grda", "sparsity_all", stats["sparsity_all"]),
+        ("Test accuracy, gRDA", "grda", "test_accuracy", stats["test_accuracy"]),
+        ("Test accuracy, dense twin", "sgd", "test_accuracy", stats.get("twin_accuracy")),
+    ):
+        if theirs is not None:
+            value = (run.summary.get(network) or {}).get(key)
+            here = ("–", "–") if value is None else (percent(value, 2), points(value - theirs.mean))
+            cells = "".join(f"<td>{cell}</td>" for cell in (mean_and_deviation(theirs), *here))
+            lines += f'<tr><th scope="row">{label}</th>{cells}</tr>\n'
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("the paper", "this run", "difference, points"))
+    table = f'<table class="results">\n<thead><tr><td></td>{heads}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table>'
+    seeds = "one run" if row.seeds == 1 else f"mean ± sample standard deviation of {row.seeds} seeds"
+    said = f"{known.recipe}, c {row.c:g}, μ {row.mu:g}, {known.epochs} epochs: {seeds}, {known.sources['settings']}"
+    remarks = [said, row.note, *protocol_flags(run.config, known)]
+    return table, "wide", "; ".join(filter(None, remarks))
 
 
 def _comparison(rows: Sequence[Row], records: Mapping[str, Record]) -> str:
     lines = []
-    for label, key, write in rows:
+    for label, key, said in rows:
         if any(key in record for record in records.values()):
-            cells = "".join(f"<td>{write(record[key]) if key in record else '–'}</td>" for record in records.values())
+            cells = "".join(f"<td>{said(record[key]) if key in record else '–'}</td>" for record in records.values())
             lines.append(f'<tr><th scope="row">{label}</th>{cells}</tr>\n')
     if not lines:
         return ""
     heads = "".join(f'<th scope="col" class="{network}">{NAMES[network]}</th>' for network in records)
     head = f"<thead><tr><td></td>{heads}</tr></thead>"
     return f'<table class="results">\n{head}\n<tbody>\n{"".join(lines)}</tbody>\n</table>'
-
-
-def _pictures(drawn: Mapping[str, Figure | None], words: Mapping[str, tuple[str, str]], folder: Path) -> str:
-    """Write each picture as a file, and all of them into the page."""
-    shown = []
-    for name, figure in drawn.items():
-        if figure is None:
-            continue
-        caption, alternative = words[name]
-        svg = to_svg(figure, alternative)
-        folder.mkdir(exist_ok=True)
-        _write(folder / f"{name}.svg", svg)
-        source = "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-        image = f'<img alt="{escape(alternative)}" src="{source}">'
-        shown.append(f"<figure>\n<figcaption>{escape(caption)}</figcaption>\n{image}\n</figure>")
-    return "\n".join(shown)
 
 
 def _settings(values: Record, meanings: Mapping[str, str] | None = None) -> str:
@@ -146,85 +156,7 @@ def _settings(values: Record, meanings: Mapping[str, str] | None = None) -> str:
     return rows and f'<table class="settings">\n<tbody>\n{rows}</tbody>\n</table>'
 
 
-def _section(heading: str, content: str, kind: str = "wide", lead: str = "") -> str:
-    """A heading, a line of words if there is one, and the content; nothing where there is none."""
-    first = f"<p>{escape(lead[:1].upper() + lead[1:])}.</p>\n" if lead else ""
-    return content and f'<section>\n<h2>{heading}</h2>\n{first}<div class="{kind}">\n{content}\n</div>\n</section>'
-
-
 def _value(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_value, value))
     return escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8", newline="\n")
-
-
-def _document(title: str, body: str) -> str:
-    """The whole document; ``title`` and ``body`` are HTML already."""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-
-def _colours(of: dict[str, str]) -> str:
-    named = {"ink": INK, "muted": MUTED, "rule": GRID, "ground": GROUND, "sgd": COLOURS["sgd"], "grda": COLOURS["grda"]}
-    return "".join(f"--{name}:{of.get(colour, colour)};" for name, colour in named.items())
-
-
-_STYLE = f"""
-:root {{ color-scheme: light dark; {_colours({})} }}
-@media (prefers-color-scheme: dark) {{ :root {{ {_colours(AT_NIGHT)} }} }}
-@media print {{ :root {{ color-scheme: light; {_colours({})} }} }}
-* {{ box-sizing: border-box; }}
-html {{ background: var(--ground); color: var(--ink); font: 16px/1.55 {FONTS}; -webkit-text-size-adjust: 100%; }}
-body {{ max-width: 58rem; margin: 0 auto; padding: 3rem 1.25rem 4rem; }}
-header p, h1, h2, section > p {{ max-width: 42rem; }}
-.recipe {{ margin: 0 0 .5rem; color: var(--grda); font-weight: 600; overflow-wrap: anywhere; }}
-h1 {{ margin: 0 0 1rem; font-size: clamp(1.5rem, 1.1rem + 2vw, 2.1rem); line-height: 1.2; letter-spacing: -.015em;
-     text-wrap: balance; }}
-h2 {{ margin: 3rem 0 .75rem; font-size: 1.2rem; letter-spacing: -.005em; }}
-p {{ margin: 0 0 1rem; }}
-.about {{ color: var(--muted); }}
-.sgd {{ color: var(--sgd); }} .grda {{ color: var(--grda); }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .4rem 0 .4rem 1.25rem; border-bottom: 1px solid var(--rule); text-align: right;
-         vertical-align: baseline; }}
-th:first-child, td:first-child {{ padding-left: 0; text-align: left; }}
-th {{ font-weight: 400; color: var(--muted); }}
-thead th {{ font-weight: 600; white-space: nowrap; }}
-thead .sgd {{ color: var(--sgd); }}
-thead .grda {{ color: var(--grda); }}
-.results {{ width: 100%; max-width: 42rem; }}
-.settings td {{ min-width: 6rem; text-align: left; overflow-wrap: anywhere; }}
-.settings td + td {{ color: var(--muted); }}
-@media (max-width: 30rem) {{ table {{ font-size: .9rem; }} th, td {{ padding-left: .75rem; }} }}
-.pictures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 2.25rem 2rem;
-             align-items: start; }}
-figure {{ display: grid; grid-template-rows: subgrid; grid-row: span 2; gap: .75rem; margin: 0; max-width: 30rem; }}
-img {{ display: block; width: 100%; height: auto; }}
-pre {{ margin: 0 0 1rem; padding: .75rem 1rem; border: 1px solid var(--rule); border-radius: .4rem; overflow-x: auto;
-      user-select: all; white-space: pre-wrap; overflow-wrap: anywhere; }}
-code {{ font: .9em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }}
-@media print {{
-  html {{ font-size: 10.5pt; }} body {{ max-width: none; padding: 0; }}
-  figure, tr, pre {{ break-inside: avoid; }} h2 {{ break-after: avoid; }}
-  .pictures {{ grid-template-columns: 1fr 1fr; gap: 1.5rem; }}
-}}
-"""

@@ -13,7 +13,7 @@ Record = dict[str, Any]
 
 NETWORKS = ("sgd", "grda")
 _CURVES = ("lr", "threshold", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
-_CURVES += ("sparsity_all", "sparsity_prunable", "seconds", "step", "epochs")
+_CURVES += ("sparsity_all", "sparsity_prunable", "norm_ratio", "seconds", "step", "epochs")
 _RESULTS = ("test_accuracy", "test_loss", "train_loss", "sparsity_all", "sparsity_prunable")
 _RESULTS += ("bytes", "zipped_bytes", "sparse_bytes", "bits_per_nonzero", "least_bits_per_nonzero", "seconds")
 
@@ -26,6 +26,11 @@ class Run:
     config: Record
     metrics: list[Record]
     summary: Record
+
+    @property
+    def setting(self) -> tuple[float, float]:
+        """The strength c and the growth mu; NaN for what the configuration does not say."""
+        return _number(self.config.get("c"), "c"), _number(self.config.get("mu"), "mu")
 
     def of(self, network: str) -> list[Record]:
         """The epochs of one network, in order."""
@@ -46,6 +51,8 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         raise FileNotFoundError(f"not a run folder (no config.json): {folder}")
     config = _read_object(folder / "config.json")
     _section(config, "versions", f"{folder / 'config.json'}")
+    for key in ("c", "mu", "lr", "epochs", "batch_size", "samples"):
+        _number(config.get(key), f"{folder / 'config.json'}: {key}")
     name = str(config.get("recipe") or folder.resolve().name)
     return Run(name, config, _read_metrics(folder / "metrics.jsonl"), _read_summary(folder / "summary.json"))
 

@@ -83,6 +83,10 @@ def captions(run: Run) -> dict[str, tuple[str, str]]:
             "The learning rate sets the pace; the threshold, below which a weight is set to zero, never falls.",
             f"Learning rate and threshold over epochs. Threshold of {_ends(run, 'threshold', decimal, ('grda',))}",
         ),
+        "norm_ratio": (
+            "The 2-norm of all parameters over their 1-norm: the higher, the fewer weights carry the network.",
+            f"Ratio of the norms of all parameters over epochs. {_ends(run, 'norm_ratio', decimal)}",
+        ),
         "layers": (
             "Where gRDA pruned: the longer the bar, the emptier the layer; the input is at the top, the output below.",
             f"Share of zeros in each prunable layer: {', '.join(bars)}.",
@@ -114,6 +118,18 @@ def percent(fraction: float, digits: int = 1) -> str:
     while digits < 9 and round(100 * fraction, digits) in (0.0, 100.0):
         digits += 1
     return f"{100 * fraction:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def points(difference: float) -> str:
+    """A difference of two fractions in percentage points, with its sign.
+
+    >>> points(0.0012), points(-0.105), points(-0.00001)
+    ('+0.12', '−10.50', '0.00')
+    """
+    if not math.isfinite(difference):
+        return NOT_FINITE
+    rounded = round(100 * difference, 2) + 0.0
+    return f"{rounded:+.2f}".replace("-", "\N{MINUS SIGN}") if rounded else "0.00"
 
 
 def size(count: float) -> str:
