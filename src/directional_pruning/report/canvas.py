@@ -32,7 +32,11 @@ AT_NIGHT = {
     GROUND: "#15181c",
     COLOURS["sgd"]: "#62b5f0",
     COLOURS["grda"]: "#ff9547",
+    "#a8488a": "#e08ac6",
+    "#00866a": "#3fc4a0",
+    "#a07400": "#e0b84a",
 }
+SETTINGS = (COLOURS["grda"], "#a8488a", "#00866a", "#a07400", INK)  # one after the other, apart for the colour-blind
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 WIDTH, HEIGHT = 390.0, 275.0
 STEPS = [1, 2, 5, 10]  # between ticks, in powers of ten
@@ -97,10 +101,11 @@ def panel(
     place: int = 0,
     places: int = 1,
     label_at: float = 1,
+    bottom: float = 42,
 ) -> Axes:
     """Axes at fixed distances from the edges, so that panels of different pictures align; the label stands above."""
     height = figure.get_figheight() * 72
-    top, bottom, between = 32, 42, 40
+    top, between = 32, 40
     each = (height - top - bottom - between * (places - 1)) / places
     above = top + place * (each + between)
     axes = figure.add_axes((left / WIDTH, 1 - (above + each) / height, 1 - (left + right) / WIDTH, each / height))

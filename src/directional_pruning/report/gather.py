@@ -13,8 +13,20 @@ from .records import Run, read_run
 from .text import percent
 
 _ZEROS = ("sparsity_all", "sparsity_prunable")
-# What two runs must share, beside recipe and setting, for their mean to mean something.
-_PROTOCOL = ("epochs", "lr", "batch_size", "samples", "paper_protocol")
+# What two runs must share, beside recipe and setting, for their mean to mean something; and how to say it.
+_PROTOCOL: dict[str, str] = {
+    "epochs": "{} epochs",
+    "lr": "rate {}",
+    "batch_size": "batch {}",
+    "samples": "{} samples",
+    "paper_protocol": "paper protocol {}",
+    "model": "{}",
+    "num_classes": "{} classes",
+    "momentum": "momentum {}",
+    "weight_decay": "decay {}",
+    "label_smoothing": "smoothing {}",
+    "precision": "{}",
+}
 
 
 class Stat(NamedTuple):
@@ -55,11 +67,17 @@ class Row:
 class Group:
     """The runs of one recipe, setting and protocol, in the order of their seeds."""
 
-    label: str
+    setting: str
+    protocol: str
     runs: tuple[Run, ...]
     twins: Mapping[Any, Run]
     """By seed, the runs of the recipe and protocol that hold a dense twin."""
     known: Published | None
+
+    @property
+    def label(self) -> str:
+        """Setting and protocol in short, as far as they tell it from the other groups of its recipe."""
+        return ", ".join(filter(None, (self.setting, self.protocol)))
 
     @property
     def recipe(self) -> str:
@@ -74,7 +92,7 @@ class Group:
     @property
     def finished(self) -> list[Run]:
         """Those that have a result."""
-        return [run for run in self.runs if "sparsity_all" in run.summary.get("grda", {})]
+        return [run for run in self.runs if _is_finished(run)]
 
     @property
     def row(self) -> Setting | None:
@@ -99,7 +117,7 @@ def gather(folders: Iterable[Path]) -> list[Group]:
         if run.of("sgd") or run.summary.get("sgd"):
             twins.setdefault((run.name, _protocol(run)), {}).setdefault(run.config.get("seed"), run)
     return [
-        Group(_label(group[0], runs), tuple(group), twins.get(key[:2], {}), published(group[0].name))
+        Group(*_labels(group[0], runs), tuple(group), twins.get(key[:2], {}), published(group[0].name))
         for key, group in gathered.items()
     ]
 
@@ -159,6 +177,10 @@ def protocol_flags(config: Mapping[str, Any], known: Published) -> list[str]:
         flags.append(f"{short}{epochs} epochs, the paper's runs have {known.epochs}")
     if (config.get("samples") or 0) > 0:
         flags.append(f"trained on a subset: {config['samples']:,} images")
+    if not known.beyond:
+        for key, theirs in known.protocol.items():
+            if config.get(key, theirs) != theirs:
+                flags.append(f"{key.replace('_', ' ')} {config[key]}, the paper's is {theirs}")
     if not config.get("paper_protocol"):
         flags.append("part of the training images held out for validation; the paper trains on all")
     return flags
@@ -181,7 +203,7 @@ def holds_out(config: Mapping[str, Any]) -> bool:
 
 def _flags(group: Group) -> Iterable[str]:
     config, runs = group.config, group.runs
-    waiting = [run for run in runs if run not in group.finished]
+    waiting = [run for run in runs if not _is_finished(run)]
     if waiting:
         steps = [f"{run.metrics[-1]['network']} at epoch {run.metrics[-1]['epoch']}" for run in waiting if run.metrics]
         furthest = f" ({', '.join(steps)} of {config.get('epochs')})" if steps else ""
@@ -215,29 +237,23 @@ def _run_folders(folders: Iterable[Path]) -> list[Path]:
 
 
 def _protocol(run: Run) -> tuple[Any, ...]:
-    """Comparable: what is missing counts as 0."""
-    return tuple(run.config.get(key) or 0 for key in _PROTOCOL)
+    """Of strings, which compare; what is missing counts as 0."""
+    return tuple(str(run.config.get(key) or 0) for key in _PROTOCOL)
 
 
-def _label(run: Run, runs: Sequence[Run]) -> str:
-    """The setting in short: its mu, and what else differs between the runs of its recipe."""
+def _labels(run: Run, runs: Sequence[Run]) -> tuple[str, str]:
+    """The setting, and the protocol, in short: mu, and what else differs between the runs of a recipe."""
     others = [other for other in runs if other.name == run.name]
-    words = [f"μ {run.setting[1]:g}"]
-    if len({other.setting[0] for other in others}) > 1:
-        words.insert(0, f"c {run.setting[0]:g}")
-    for at, key in enumerate(_PROTOCOL):
+    strength = f"c {run.setting[0]:g}, " if len({other.setting[0] for other in others}) > 1 else ""
+    words = []
+    for at, (key, form) in enumerate(_PROTOCOL.items()):
         if len({_protocol(other)[at] for other in others}) > 1:
-            value = run.config.get(key) or 0
-            words.append(
-                {
-                    "epochs": f"{value} ep.",
-                    "lr": f"lr {value:g}",
-                    "batch_size": f"batch {value}",
-                    "samples": f"{value or 'all'} samples",
-                    "paper_protocol": "all images" if value else "held out",
-                }[key]
-            )
-    return ", ".join(words)
+            words.append(form.format(run.config.get(key)))
+    return f"{strength}μ {run.setting[1]:g}", ", ".join(words)
+
+
+def _is_finished(run: Run) -> bool:
+    return "sparsity_all" in run.summary.get("grda", {})
 
 
 def _seeds(runs: Iterable[Run]) -> list[Any]:

@@ -91,6 +91,10 @@ thead th {{ font-weight: 600; white-space: nowrap; }}
 thead .sgd {{ color: var(--sgd); }}
 thead .grda {{ color: var(--grda); }}
 .results {{ width: 100%; max-width: 42rem; }}
+.compared {{ font-size: .85rem; }} .compared td, .compared th {{ padding-left: .8rem; white-space: nowrap; }}
+.compared th:first-child {{ padding-left: 0; color: var(--ink); }}
+.compared tr:has(+ .flags) > * {{ border-bottom: 0; padding-bottom: 0; }}
+.compared .flags td {{ padding: 0 0 .4rem; color: var(--muted); white-space: normal; }}
 .settings td {{ min-width: 6rem; text-align: left; overflow-wrap: anywhere; }}
 .settings td + td {{ color: var(--muted); }}
 @media (max-width: 30rem) {{ table {{ font-size: .9rem; }} th, td {{ padding-left: .75rem; }} }}

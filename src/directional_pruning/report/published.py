@@ -57,6 +57,8 @@ class Published:
     beyond: bool
     parameters: int
     epochs: int
+    protocol: Mapping[str, float]
+    """Batch size, rate and the like, under their names in ``config.json``."""
     twin: Setting | None
     settings: tuple[Setting, ...]
     others: tuple[Setting, ...]
@@ -97,6 +99,7 @@ def published(recipe: str) -> Published | None:
         beyond=recipe.endswith(_MODERN),
         parameters=record["parameters"],
         epochs=record["epochs"],
+        protocol=record["protocol"],
         twin=_setting(record["twin"]) if "twin" in record else None,
         settings=tuple(map(_setting, record["settings"])),
         others=tuple(map(_setting, record.get("others", []))),

@@ -1,0 +1,156 @@
+"""Pictures of where runs of one recipe end, beside the paper's: ours filled, the published hollow, others grey."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, MaxNLocator
+
+from .canvas import COLOURS, GROUND, HEIGHT, INK, MUTED, STEPS, new_figure, panel, range_of, styled
+from .gather import Group, Stat, row_of
+from .over_training import colour_of
+from .records import Run
+from .text import decimal
+
+_DASHED = (0, (3, 1.6))
+_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
+
+
+@styled
+def accuracy_against_zeros(groups: Sequence[Group]) -> Figure | None:
+    """Test accuracy at the end against zeros, an axis on which halving what is left is always the same way.
+
+    Ours filled, the paper's hollow, bars of one sample deviation; the dense twins are level lines, and other methods
+    on the same network and data are lines of grey.
+    """
+    rows = [(row_of(group), colour_of(at)) for at, group in enumerate(groups)]
+    ours = [(row, colour) for row, colour in rows if row.test_accuracy and row.sparsity_all]
+    known = groups[0].known
+    if not ours:
+        return None
+    handles = [_sample("o", COLOURS["grda"], "ours")]
+    others = known.frontier if known else {}
+    entries = 2 + bool(known) + 2 * len(others)
+    figure = new_figure(HEIGHT + 17 * ((entries + 1) // 2))
+    axes = panel(figure, "test accuracy, %", right=22, bottom=52 + 17 * ((entries + 1) // 2))
+    heights: list[float] = []
+    for (name, line), look in zip(others.items(), (("v", "-"), ("^", _DASHED), ("s", "-"), ("D", ":"))):
+        axes.plot(
+            _left(line.x), 100 * line.y, marker=look[0], linestyle=look[1], color=MUTED, linewidth=1, markersize=3
+        )
+        handles.append(_sample(look[0], MUTED, name, linestyle=look[1], markersize=3))
+        heights += [100 * float(y) for y in line.y]
+    matched = {(group.row.c, group.row.mu): colour_of(at) for at, group in reversed([*enumerate(groups)]) if group.row}
+    for row in known.settings if known else ():
+        colour = matched.get((row.c, row.mu), MUTED)
+        _point(
+            axes, Stat(row.sparsity, None, 1), Stat(row.test_accuracy, row.test_accuracy_std, 1), colour, hollow=True
+        )
+        heights.append(100 * row.test_accuracy)
+    if known:
+        handles.insert(1, _sample("o", COLOURS["grda"], "the paper", hollow=True))
+    if known and known.others:
+        x, y = ([getattr(row, key) for row in known.others] for key in ("sparsity", "test_accuracy"))
+        axes.plot(_left(x), 100 * np.array(y), "+", color=MUTED, markersize=6)
+        handles.insert(2, _sample("+", MUTED, "the paper, other schedule"))
+        heights += [100 * value for value in y]
+    for row, colour in ours:
+        _point(axes, row.sparsity_all, row.test_accuracy, colour)
+        heights.append(100 * row.test_accuracy.mean)
+    dense = {row.twin_accuracy.mean for row, _ in ours if row.twin_accuracy}
+    for level in sorted(dense):
+        axes.axhline(100 * level, color=COLOURS["sgd"], linewidth=1.4)
+    handles += [_sample("", COLOURS["sgd"], "dense twin, ours", linestyle="-")] * bool(dense)
+    if known and known.twin:
+        axes.axhline(100 * known.twin.test_accuracy, color=COLOURS["sgd"], linewidth=1.4, linestyle=_DASHED)
+        handles.append(_sample("", COLOURS["sgd"], "dense twin, the paper", linestyle=_DASHED))
+        dense.add(known.twin.test_accuracy)
+    heights += [100 * level for level in dense]
+    low, high = range_of([np.array(heights)])
+    low = max(low, high - 25) if others else low
+    margin = max(0.12 * (high - low), 0.2)
+    axes.set_ylim(low - margin, high + margin)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in _TICKS if low <= _left(tick) <= high]
+    axes.set_xticks(_left(ticks), [decimal(100 * tick) for tick in ticks])
+    axes.set_xlabel("zeros, % of all parameters (log scale of what is left)")
+    _key(axes, handles)
+    return figure
+
+
+@styled
+def layer_by_layer(groups: Sequence[Group]) -> Figure | None:
+    """Zeros of each layer's weights from the input to the output; ours are points, other methods lines."""
+    known = groups[0].known
+    layers = known.layers if known else None
+    ours = []
+    for at, group in enumerate(groups):
+        zeros = _layers(group.finished, layers.names if layers else ())
+        if len(zeros):
+            ours.append((group, colour_of(at), zeros))
+    if not ours:
+        return None
+    methods = layers.methods if layers else {}
+    lines = (len(methods) + len(ours) + 1) // 2
+    figure = new_figure(HEIGHT + 17 * lines)
+    axes = panel(figure, "zeros, % of the layer's weights", right=14, bottom=52 + 17 * lines)
+    handles = []
+    looks: Iterable[tuple[Any, str]] = ((":", MUTED), (_DASHED, MUTED), ("-", MUTED), ((0, (6, 1.5, 1, 1.5)), INK))
+    looks = (*looks, (_DASHED, COLOURS["grda"]), (":", COLOURS["grda"]))
+    for (name, zeros), (style, colour) in zip(methods.items(), looks):
+        axes.plot(np.arange(1, len(zeros) + 1), 100 * zeros, color=colour, linewidth=1.1, linestyle=style)
+        handles.append(_sample("", colour, name, linestyle=style))
+    for group, colour, zeros in ours:
+        joined = "" if methods else "-"
+        axes.plot(np.arange(1, len(zeros) + 1), zeros, "o", color=colour, markersize=3.5, linestyle=joined, linewidth=1)
+        handles.append(_sample("o", colour, f"ours, {group.label}", linestyle=joined, markersize=4))
+    axes.set_ylim(-2, 102)
+    axes.yaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=STEPS, integer=True))
+    axes.set_xlabel("layer, from the input to the output")
+    _key(axes, handles)
+    return figure
+
+
+def _layers(runs: Sequence[Run], names: Sequence[str]) -> np.ndarray:
+    """Zeros of each weight of two or more dimensions, percent, in the order of ``names`` where these are all there."""
+    zeros: dict[str, list[float]] = {}
+    for run in runs:
+        for layer in run.summary.get("layers", []):
+            if len(layer.get("shape") or (0, 0)) > 1:
+                zeros.setdefault(str(layer["name"]), []).append(100 * (1 - layer["nonzeros"] / layer["total"]))
+    order = names if names and set(names) <= set(zeros) else zeros
+    return np.array([np.mean(zeros[name]) for name in order])
+
+
+def _left(zeros: Any) -> Any:
+    """Where a share of zeros stands on the axis of what is left."""
+    return -np.log10(np.maximum(1 - np.asarray(zeros, dtype=float), 1e-6))
+
+
+def _point(axes: Axes, zeros: Stat, accuracy: Stat, colour: str, *, hollow: bool = False) -> None:
+    """A mean with its deviation."""
+    look: dict[str, Any] = {"markersize": 5, "zorder": 4}
+    if hollow:
+        look = {"markerfacecolor": GROUND, "markersize": 7, "zorder": 3}
+    deviation = 100 * accuracy.std if accuracy.std is not None else None
+    axes.errorbar(_left(zeros.mean), 100 * accuracy.mean, yerr=deviation, fmt="o", color=colour, elinewidth=1, **look)
+
+
+def _sample(marker: str, colour: str, label: str, *, hollow: bool = False, **changed: Any) -> Line2D:
+    """A marker, a piece of line, or both, for the key."""
+    look: dict[str, Any] = {"linestyle": "", "markersize": 6, "markerfacecolor": GROUND if hollow else colour} | changed
+    return Line2D([], [], marker=marker, color=colour, label=label, **look)
+
+
+def _key(axes: Axes, handles: Sequence[Line2D]) -> None:
+    """What the lines and points are, in two columns below the panel."""
+    height = axes.get_window_extent().height / axes.figure.dpi * 72
+    axes.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(-0.1, -44 / height), borderaxespad=0, ncols=2, frameon=False,
+        fontsize=10, handlelength=2.2, columnspacing=1.2, labelspacing=0.25,
+    )  # fmt: skip
