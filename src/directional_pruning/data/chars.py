@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .order import shares
+
 __all__ = ["VOCABULARY", "TextSplits", "Windows", "chars"]
 
 VOCABULARY = "\n" + "".join(map(chr, range(32, 127)))
@@ -40,11 +42,14 @@ class Windows:
     def __len__(self) -> int:
         return self.samples or (len(self.text) - 1) // self.window
 
-    def batches(self, batch_size: int, *, shuffle_seed: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, batch_size: int, *, shuffle_seed: int | None = None, first: int = 0, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and targets ``(batch_size, T)``; the last batch may be smaller.
 
         Without a seed the windows lie beside each other and cover the text. With one, ``len(self)`` windows begin
         anywhere, as a pure function of the seed, so an epoch can be replayed without any state but its number.
+        ``first`` and ``part`` are those of :meth:`Images.batches`: batches to leave out, and this process's share.
 
         >>> text = Windows(torch.arange(8), window=3)
         >>> [(inputs.tolist(), targets.tolist()) for inputs, targets in text.batches(1)]
@@ -56,8 +61,9 @@ class Windows:
         else:
             starts = torch.randint(last + 1, (len(self),), generator=torch.Generator().manual_seed(shuffle_seed))
         positions = (starts[:, None] + torch.arange(self.window)).to(self.text.device)
-        for part in positions.split(batch_size):
-            yield self.text[part], self.text[part + 1]
+        cuts = shares(len(positions), batch_size, first=first, part=part, equal=shuffle_seed is not None)
+        for start, stop in cuts:
+            yield self.text[positions[start:stop]], self.text[positions[start:stop] + 1]
 
 
 class TextSplits(NamedTuple):

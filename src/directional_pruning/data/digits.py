@@ -12,7 +12,7 @@ __all__ = ["digits"]
 _TEST, _VALIDATION = 450, 135
 
 
-def digits(device: str | torch.device = "cpu") -> Splits:
+def digits(device: str | torch.device = "cpu") -> Splits[Images]:
     """1,797 grey images of 8 x 8 pixels in [0, 1], ten classes: 1,212 to train, 135 to validate, 450 to test.
 
     The split is fixed and stratified by class. Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten

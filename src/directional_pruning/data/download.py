@@ -1,0 +1,55 @@
+"""Fetching a data set once, into a cache folder."""
+
+import hashlib
+import os
+import sys
+import urllib.request
+from pathlib import Path
+
+from ..files import CorruptFileError, replacing
+
+__all__ = ["cache_folder", "fetch"]
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/directional-pruning``, by default in ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "directional-pruning"
+
+
+def fetch(url: str, path: Path, md5: str) -> Path:
+    """``path``, downloaded from ``url`` unless it is there; no part of a file ever is.
+
+    Progress is shown where standard error is a terminal.
+
+    Raises:
+        FileNotFoundError: where it cannot be downloaded.
+        CorruptFileError: where what was downloaded does not have the checksum.
+    """
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest, done, shown = hashlib.md5(usedforsecurity=False), 0, sys.stderr.isatty()
+    with replacing(path) as beside:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as response, open(beside, "wb") as file:
+                total = int(response.headers.get("Content-Length") or 0)
+                while chunk := response.read(1 << 20):
+                    digest.update(chunk)
+                    file.write(chunk)
+                    done += len(chunk)
+                    if shown:
+                        of = f" of {total / 1e6:.0f}" if total else ""
+                        print(f"\r{path.name}: {done / 1e6:.0f}{of} MB", end="", file=sys.stderr, flush=True)
+        except OSError as error:
+            if error.filename is not None:  # the disk, not the network
+                raise
+            reason = getattr(error, "reason", None) or error
+            raise FileNotFoundError(
+                f"{path} is not there, and {url} cannot be downloaded ({reason}): name a folder that has it with --data"
+            ) from error
+        finally:
+            if shown and done:
+                print(file=sys.stderr)
+        if digest.hexdigest() != md5:
+            raise CorruptFileError(f"what {url} sent is not the data set: its MD5 is {digest.hexdigest()}, not {md5}")
+    return path
