@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from .canvas import COLOURS, GROUND, HEIGHT, INK, MUTED, STEPS, new_figure, panel, range_of, styled
-from .gather import Group, Stat, row_of
+from .canvas import COLOURS, DASHED, GROUND, HEIGHT, INK, MUTED, STEPS, new_figure, note, panel, range_of, styled
+from .gather import Group
 from .over_training import colour_of
 from .records import Run
+from .rows import Stat, row_of
 from .text import decimal
 
-_DASHED = (0, (3, 1.6))
 _TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
@@ -27,7 +27,8 @@ def accuracy_against_zeros(groups: Sequence[Group]) -> Figure | None:
     on the same network and data are lines of grey.
     """
     rows = [(row_of(group), colour_of(at)) for at, group in enumerate(groups)]
-    ours = [(row, colour) for row, colour in rows if row.test_accuracy and row.sparsity_all]
+    ours = [(row, row.sparsity_all, row.test_accuracy, colour) for row, colour in rows]
+    ours = [(row, zeros, accuracy, colour) for row, zeros, accuracy, colour in ours if zeros and accuracy]
     known = groups[0].known
     if not ours:
         return None
@@ -37,7 +38,7 @@ def accuracy_against_zeros(groups: Sequence[Group]) -> Figure | None:
     figure = new_figure(HEIGHT + 17 * ((entries + 1) // 2))
     axes = panel(figure, "test accuracy, %", right=22, bottom=52 + 17 * ((entries + 1) // 2))
     heights: list[float] = []
-    for (name, line), look in zip(others.items(), (("v", "-"), ("^", _DASHED), ("s", "-"), ("D", ":"))):
+    for (name, line), look in zip(others.items(), (("v", "-"), ("^", DASHED), ("s", "-"), ("D", ":"))):
         axes.plot(
             _left(line.x), 100 * line.y, marker=look[0], linestyle=look[1], color=MUTED, linewidth=1, markersize=3
         )
@@ -57,23 +58,24 @@ def accuracy_against_zeros(groups: Sequence[Group]) -> Figure | None:
         axes.plot(_left(x), 100 * np.array(y), "+", color=MUTED, markersize=6)
         handles.insert(2, _sample("+", MUTED, "the paper, other schedule"))
         heights += [100 * value for value in y]
-    for row, colour in ours:
-        _point(axes, row.sparsity_all, row.test_accuracy, colour)
-        heights.append(100 * row.test_accuracy.mean)
-    dense = {row.twin_accuracy.mean for row, _ in ours if row.twin_accuracy}
+    for _, zeros, accuracy, colour in ours:
+        heights += _point(axes, zeros, accuracy, colour)
+    dense = {row.twin_accuracy.mean for row, *_ in ours if row.twin_accuracy}
     for level in sorted(dense):
         axes.axhline(100 * level, color=COLOURS["sgd"], linewidth=1.4)
     handles += [_sample("", COLOURS["sgd"], "dense twin, ours", linestyle="-")] * bool(dense)
     if known and known.twin:
-        axes.axhline(100 * known.twin.test_accuracy, color=COLOURS["sgd"], linewidth=1.4, linestyle=_DASHED)
-        handles.append(_sample("", COLOURS["sgd"], "dense twin, the paper", linestyle=_DASHED))
+        axes.axhline(100 * known.twin.test_accuracy, color=COLOURS["sgd"], linewidth=1.4, linestyle=DASHED)
+        handles.append(_sample("", COLOURS["sgd"], "dense twin, the paper", linestyle=DASHED))
         dense.add(known.twin.test_accuracy)
     heights += [100 * level for level in dense]
     low, high = range_of([np.array(heights)])
-    low = max(low, high - 25) if others else low
-    margin = max(0.12 * (high - low), 0.2)
-    axes.set_ylim(low - margin, high + margin)
+    low = max(low, high - 18) if others else low
+    margin = max(0.1 * (high - low), 0.2)
+    axes.set_ylim(low - 2 * margin, high + margin)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
+    axes.margins(x=0.06)
+    _name(axes, [(float(_left(zeros.mean)), 100 * accuracy.mean, row.label, c) for row, zeros, accuracy, c in ours])
     low, high = axes.get_xlim()
     ticks = [tick for tick in _TICKS if low <= _left(tick) <= high]
     axes.set_xticks(_left(ticks), [decimal(100 * tick) for tick in ticks])
@@ -99,8 +101,8 @@ def layer_by_layer(groups: Sequence[Group]) -> Figure | None:
     figure = new_figure(HEIGHT + 17 * lines)
     axes = panel(figure, "zeros, % of the layer's weights", right=14, bottom=52 + 17 * lines)
     handles = []
-    looks: Iterable[tuple[Any, str]] = ((":", MUTED), (_DASHED, MUTED), ("-", MUTED), ((0, (6, 1.5, 1, 1.5)), INK))
-    looks = (*looks, (_DASHED, COLOURS["grda"]), (":", COLOURS["grda"]))
+    looks: Iterable[tuple[Any, str]] = ((":", MUTED), (DASHED, MUTED), ("-", MUTED), ((0, (6, 1.5, 1, 1.5)), INK))
+    looks = (*looks, (DASHED, COLOURS["grda"]), (":", COLOURS["grda"]))
     for (name, zeros), (style, colour) in zip(methods.items(), looks):
         axes.plot(np.arange(1, len(zeros) + 1), 100 * zeros, color=colour, linewidth=1.1, linestyle=style)
         handles.append(_sample("", colour, name, linestyle=style))
@@ -110,6 +112,7 @@ def layer_by_layer(groups: Sequence[Group]) -> Figure | None:
         handles.append(_sample("o", colour, f"ours, {group.label}", linestyle=joined, markersize=4))
     axes.set_ylim(-2, 102)
     axes.yaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
+    axes.set_xlim(0, max(len(zeros) for *_, zeros in ours) + 1)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=STEPS, integer=True))
     axes.set_xlabel("layer, from the input to the output")
     _key(axes, handles)
@@ -132,19 +135,30 @@ def _left(zeros: Any) -> Any:
     return -np.log10(np.maximum(1 - np.asarray(zeros, dtype=float), 1e-6))
 
 
-def _point(axes: Axes, zeros: Stat, accuracy: Stat, colour: str, *, hollow: bool = False) -> None:
-    """A mean with its deviation."""
+def _point(axes: Axes, zeros: Stat, accuracy: Stat, colour: str, *, hollow: bool = False) -> list[float]:
+    """A mean with its deviation, and the heights between which they stand."""
     look: dict[str, Any] = {"markersize": 5, "zorder": 4}
     if hollow:
         look = {"markerfacecolor": GROUND, "markersize": 7, "zorder": 3}
-    deviation = 100 * accuracy.std if accuracy.std is not None else None
-    axes.errorbar(_left(zeros.mean), 100 * accuracy.mean, yerr=deviation, fmt="o", color=colour, elinewidth=1, **look)
+    middle, deviation = 100 * accuracy.mean, 100 * (accuracy.std or 0)
+    axes.errorbar(_left(zeros.mean), middle, yerr=deviation or None, fmt="o", color=colour, elinewidth=1, **look)
+    return [middle - deviation, middle + deviation]
 
 
 def _sample(marker: str, colour: str, label: str, *, hollow: bool = False, **changed: Any) -> Line2D:
     """A marker, a piece of line, or both, for the key."""
     look: dict[str, Any] = {"linestyle": "", "markersize": 6, "markerfacecolor": GROUND if hollow else colour} | changed
     return Line2D([], [], marker=marker, color=colour, label=label, **look)
+
+
+def _name(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write each point's name above the panel's floor, straight below it, where the names before leave room."""
+    end = -1e9
+    for x, _, name, colour in sorted(points):
+        at = axes.transData.transform((x, 0))[0] / axes.figure.dpi * 72
+        if at - 3 * len(name) > end:
+            note(axes, name, (x, 0), (0, 4), of=("data", "axes fraction"), ha="center", color=colour, fontsize=10)
+            end = at + 3 * len(name)
 
 
 def _key(axes: Axes, handles: Sequence[Line2D]) -> None:

@@ -14,6 +14,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .records import Record
@@ -39,6 +40,7 @@ AT_NIGHT = {
 SETTINGS = (COLOURS["grda"], "#a8488a", "#00866a", "#a07400", INK)  # one after the other, apart for the colour-blind
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 WIDTH, HEIGHT = 390.0, 275.0
+DASHED = (0, (3, 1.6))
 STEPS = [1, 2, 5, 10]  # between ticks, in powers of ten
 
 _STYLE = {
@@ -142,7 +144,7 @@ def to_svg(figure: Figure, title: str = "") -> str:
 
 
 class Curve(NamedTuple):
-    """One line of a panel: its colour, what its label says (none without a name), and its points."""
+    """One line of a panel: its colour, its label (one without a name is another's, drawn on top), and its points."""
 
     colour: str
     name: str
@@ -182,8 +184,11 @@ def range_of(values: Iterable[np.ndarray]) -> tuple[float, float]:
 def draw(axes: Axes, curves: Sequence[Curve], end: float, write: Callable[[float], str]) -> None:
     """Draw the curves over epochs 0 to ``end``, and beside the panel what each is and its last value."""
     for curve in curves:
-        style = (0, (3, 1.6)) if curve.dashed else "solid"
-        axes.plot(curve.epochs, curve.values, color=curve.colour, linewidth=1.7 if curve.name else 1.3, linestyle=style)
+        look: dict[str, Any] = {"linewidth": 1.7, "linestyle": DASHED if curve.dashed else "solid"}
+        if not curve.name:  # another's, on top of ours; its points where these are few
+            look |= {"linewidth": 1.2, "zorder": 3, "path_effects": [withStroke(linewidth=2.6, foreground=GROUND)]}
+            look |= {"marker": "o", "markersize": 4, "markerfacecolor": GROUND} if len(curve.epochs) < 25 else {}
+        axes.plot(curve.epochs, curve.values, color=curve.colour, **look)
         if curve.band is not None:
             axes.fill_between(curve.epochs, *curve.band, color=curve.colour, alpha=0.15, linewidth=0)
     axes.set_xlim(0, end)

@@ -8,13 +8,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from . import at_the_end, over_training
-from .gather import Group, Row, Stat, gather, holds_out, mean_and_deviation, row_of
+from .gather import Group, gather
 from .markup import document, pictures, section, write
+from .rows import COMPARED, Row, Stat, holds_out, mean_and_deviation, row_of
 from .text import ABOUT, duration, points
-
-_OURS = (("zeros, all", "sparsity_all"), ("zeros, prunable", "sparsity_prunable"), ("sparse", "test_accuracy"))
-_OURS += (("dense", "twin_accuracy"),)
-_THEIRS = (("zeros", "sparsity_all"), ("sparse", "test_accuracy"), ("dense", "twin_accuracy"))
 
 
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:
@@ -68,30 +65,38 @@ def _recipe(recipe: str, groups: Sequence[Group]) -> list[str]:
 def _table(rows: Sequence[Row]) -> str:
     """A row for each setting, and below it what the reader must know of it."""
     paper = any(row.published for row in rows)
-    groups = [("", 2), ("ours", len(_OURS) + 1)] + [("the paper", 3), ("difference, points", 3)] * paper
-    heads = ["setting", "seeds", *(head for head, _ in _OURS), "time"] + [head for head, _ in _THEIRS] * 2 * paper
-    above = "".join(f'<th colspan="{width}">{name}</th>' for name, width in groups)
+    parts = ["ours", "paper", "difference"] if paper else [""]
+    above = '<th colspan="2"></th>' + "".join(f'<th colspan="{len(parts)}">{name}, %</th>' for name, _ in COMPARED)
+    above += '<th colspan="2"></th>'
+    heads = ["setting", "seeds", *parts * len(COMPARED), "zeros, prunable, %", "time"]
     below = "".join(f'<th scope="col">{head}</th>' for head in heads)
     lines = []
     for row in rows:
         cells = [f"{row.seeds}" if row.seeds == row.runs else f"{row.seeds} of {row.runs}"]
-        cells += [_cell(getattr(row, name)) for _, name in _OURS]
-        cells.append(duration(row.seconds.mean) if row.seconds else "–")
-        if paper:
-            cells += [_cell(row.published.get(name)) for _, name in _THEIRS]
-            differences = [row.difference(name) for _, name in _THEIRS]
-            cells += ["–" if value is None else points(value) for value in differences]
+        for _, name in COMPARED:
+            difference = row.difference(name)
+            compared = (_cell(row.published.get(name)), "–" if difference is None else points(difference))
+            cells += [_cell(getattr(row, name)), *compared * paper]
+        cells += [_cell(row.sparsity_prunable), duration(row.seconds.mean) if row.seconds else "–"]
         said = "".join(f"<td>{cell}</td>" for cell in cells)
         lines.append(f'<tr><th scope="row">{escape(row.label)}</th>{said}</tr>\n')
         if row.flags:
-            width = len(heads)
-            lines.append(f'<tr class="flags"><td colspan="{width}">{escape("; ".join(row.flags))}</td></tr>\n')
+            said = escape("; ".join(row.flags))
+            lines.append(f'<tr class="flags"><td colspan="{len(heads)}">{said}</td></tr>\n')
     head = f"<thead>\n<tr>{above}</tr>\n<tr>{below}</tr>\n</thead>"
     return f'<table class="compared">\n{head}\n<tbody>\n{"".join(lines)}</tbody>\n</table>\n'
 
 
 def _cell(stat: Stat | None) -> str:
-    return "–" if stat is None else mean_and_deviation(stat)
+    """Percent, and the deviation below it."""
+    if stat is None:
+        return "–"
+    deviation = "" if stat.std is None else f"<small>± {100 * stat.std:.2f}</small>"
+    return mean_and_deviation(stat._replace(std=None), unit="") + deviation
+
+
+def _said(stat: Stat | None) -> str:
+    return "not known yet" if stat is None else mean_and_deviation(stat)
 
 
 def _captions(
@@ -104,10 +109,10 @@ def _captions(
         data = "the validation data"
     seeds = "Lines are means over seeds, shades reach from the lowest to the highest."
     ends = "; ".join(
-        f"{row.label}: zeros {_cell(row.sparsity_all)}, test accuracy {_cell(row.test_accuracy)}" for row in rows
+        f"{row.label}: zeros {_said(row.sparsity_all)}, test accuracy {_said(row.test_accuracy)}" for row in rows
     )
     cut = (
-        " What lies more than 25 points below the best is cut off."
+        " What lies more than 18 points below the best is cut off."
         if groups[0].known and groups[0].known.frontier
         else ""
     )
@@ -117,11 +122,11 @@ def _captions(
             f"Accuracy over training for each setting. {ends}.",
         ),
         "training-accuracy": (
-            f"Accuracy on the training data, as far as the paper shows it. {seeds}",
+            "Accuracy on the training data, as far as the paper shows it.",
             f"Training accuracy over training for each setting. {ends}.",
         ),
-        "loss": (f"How well the networks fit their training data. {seeds}", f"Training loss over training. {ends}."),
-        "zeros": (f"How the networks empty while they train. {seeds}", f"Zeros over training. {ends}."),
+        "loss": ("How well the networks fit their training data.", f"Training loss over training. {ends}."),
+        "zeros": ("How the networks empty while they train.", f"Zeros over training. {ends}."),
         "norm-ratio": (
             "The 2-norm of all parameters over their 1-norm: the higher, the fewer weights carry the network.",
             f"Ratio of the norms over training for each setting. {ends}.",

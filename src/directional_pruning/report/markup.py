@@ -91,10 +91,15 @@ thead th {{ font-weight: 600; white-space: nowrap; }}
 thead .sgd {{ color: var(--sgd); }}
 thead .grda {{ color: var(--grda); }}
 .results {{ width: 100%; max-width: 42rem; }}
-.compared {{ font-size: .85rem; }} .compared td, .compared th {{ padding-left: .8rem; white-space: nowrap; }}
+.compared {{ width: 100%; font-size: .85rem; }}
+.compared td, .compared th {{ padding-left: .8rem; white-space: nowrap; }}
+.compared thead th {{ text-align: right; white-space: normal; vertical-align: bottom; }}
+.compared thead tr:first-child th {{ padding-bottom: 0; border: 0; color: var(--ink); }}
+.compared small {{ display: block; color: var(--muted); font-size: .85em; line-height: 1; }}
 .compared th:first-child {{ padding-left: 0; color: var(--ink); }}
 .compared tr:has(+ .flags) > * {{ border-bottom: 0; padding-bottom: 0; }}
-.compared .flags td {{ padding: 0 0 .4rem; color: var(--muted); white-space: normal; }}
+.compared .flags td {{ padding: 0 0 .4rem; color: var(--muted); text-align: left; white-space: normal; }}
+.compared + .about {{ margin-top: 1rem; font-size: .85rem; }}
 .settings td {{ min-width: 6rem; text-align: left; overflow-wrap: anywhere; }}
 .settings td + td {{ color: var(--muted); }}
 @media (max-width: 30rem) {{ table {{ font-size: .9rem; }} th, td {{ padding-left: .75rem; }} }}

@@ -23,8 +23,9 @@ from .canvas import (
     styled,
 )
 from .figures import log_ticks
-from .gather import Group, holds_out
+from .gather import Group
 from .records import Run
+from .rows import holds_out
 from .text import decimal, percent
 
 Groups = Sequence[Group]
@@ -47,7 +48,7 @@ def in_shares(groups: Groups) -> bool:
 def accuracy_over_training(groups: Groups) -> Figure | None:
     """Accuracy over training: on the test data, or on what was held out; the axis starts where a fifth is over."""
     held = {holds_out(group.config) for group in groups}
-    label = {(False,): "test", (True,): "validation"}.get(tuple(held), "test or validation")
+    label = " or ".join(kind for kind, known in (("test", False), ("validation", True)) if known in held)
     curves = _curves(groups, "validation_accuracy", "test_accuracy", 0.01)
     return _over_training(groups, curves, f"{label} accuracy, %", _percent, _zoom, "test" if True in held else "")
 
@@ -56,7 +57,8 @@ def accuracy_over_training(groups: Groups) -> Figure | None:
 def training_accuracy_over_training(groups: Groups) -> Figure | None:
     """Accuracy on the training data over training, where the paper shows this and not the loss."""
     known = groups[0].known
-    if known is None or any("train_loss" in row.curves for row in known.settings):
+    shown = {name for row in known.settings for name in row.curves} if known else set()
+    if "train_accuracy" not in shown or "train_loss" in shown:
         return None
     curves = _curves(groups, "train_accuracy", "train_accuracy", 0.01)
     return _over_training(groups, curves, "training accuracy, %", _percent, _zoom)

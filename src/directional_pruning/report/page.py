@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from . import curvature, figures, landscape
-from .gather import mean_and_deviation, paper_stats, protocol_flags
 from .markup import document, pictures, section, write
 from .published import published
 from .records import NETWORKS, Record, Run, read_run
+from .rows import mean_and_deviation, paper_stats, protocol_flags
 from .text import ABOUT, MEANINGS, NAMES, amount, captions, decimal, duration, headline, percent, points, size
 
 Row = tuple[str, str, Callable[[float], str]]
