@@ -16,6 +16,7 @@ MAY_IMPORT = {wing: {wing, "files"} for wing in WINGS} | {
     "training": WINGS | {"training", "files"},
     "report": {"report", "files"},
     "files": set(),
+    "__main__": {"cli"},
     "__init__": {"optim", "sparsity"},
 }
 MODULES = [path for path in ROOT.rglob("*.py") if path.parent != ROOT / "cli"]

@@ -101,7 +101,8 @@ def test_killed_in_the_middle_and_resumed_ends_bit_identical(tmp_path):
     os.killpg(victim.pid, signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "summary.json").exists()
-    assert len(torch.load(tmp_path / "killed" / "grda" / "checkpoint.pt", weights_only=True)["records"]) < 12
+    saved = torch.load(tmp_path / "killed" / "grda" / "checkpoint.pt", weights_only=True)
+    assert len(saved["progress"]["records"]) < 12
     # A run under way has a page too.
     assert run("report", "killed", cwd=tmp_path).returncode == 0
 
@@ -119,8 +120,8 @@ def test_killed_in_the_middle_and_resumed_ends_bit_identical(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["train"], "which recipe? (there is: digits, chars)"),
-        (["train", "nothing"], "unknown recipe: nothing (there is: digits, chars)"),
+        (["train"], "which recipe? (there is: digits, chars, vgg16-cifar10, "),
+        (["train", "nothing"], "unknown recipe: nothing (there is: digits, chars, vgg16-cifar10, "),
         (["recipes", "nothing"], "unknown recipe: nothing"),
         (["train", "digits", "--lr", "-1"], "invalid lr: -1.0"),
         (["train", "digits", "--c", "nan"], "invalid c: nan"),

@@ -247,7 +247,7 @@ def test_divergence_stops_with_the_step_and_the_layer_and_keeps_the_checkpoint(t
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(NonFiniteError, match=message):
         fit(model, optimizer, batches, epochs=4, loss_fn=loss_fn, checkpoint=path, checkpoint_every=1)
-    assert len(torch.load(path, weights_only=True)["records"]) == 1
+    assert len(torch.load(path, weights_only=True)["progress"]["records"]) == 1
 
 
 def test_the_culprit_is_named_where_batch_norm_comes_after_it():
@@ -306,14 +306,14 @@ def test_a_run_holds_what_it_says_and_both_networks_share_start_and_batches(tmp_
 
 
 def test_the_characters_train_a_dense_twin_and_a_network_sparse_where_it_may_be(tmp_path, monkeypatch):
-    def some_text(device):
+    def some_text(device, recipe):
         return TextSplits(*(replace(part, text=part.text[:4000]) for part in chars(device, samples=64)))
 
-    recipe = replace(chars_recipe(), data=some_text, epochs=3, c=2.0)
+    recipe = replace(chars_recipe(), dataset=some_text, epochs=3, c=2.0)
     monkeypatch.setitem(RECIPES, "chars", lambda: recipe)
     create_run(tmp_path / "run", recipe, torch.device("cpu"))
     summary = train_run(tmp_path / "run")
-    assert "AdamW" in repr(recipe.optimizer(recipe.model(), "sgd"))
+    assert "AdamW" in repr(recipe.optimizer(recipe.network(), "sgd"))
     for network in ("sgd", "grda"):
         lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
         records = [x for x in map(json.loads, lines) if x["network"] == network]
@@ -338,7 +338,7 @@ def test_another_seed_is_another_start_and_another_order(tmp_path, monkeypatch):
         train_run(tmp_path / str(seed))
         starts.append(torch.load(tmp_path / str(seed) / "sgd" / "checkpoint.pt", weights_only=True)["model"])
     assert (starts[0]["conv1.weight"] - starts[1]["conv1.weight"]).abs().mean() > 0.01
-    seeds = [kw["shuffle_seed"] for kw in orders if kw]
+    seeds = [kw["shuffle_seed"] for kw in orders if "shuffle_seed" in kw]
     assert len(seeds) == 4  # two runs of two networks
     assert seeds[0] == seeds[1] != seeds[2] == seeds[3]
 

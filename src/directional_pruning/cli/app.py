@@ -27,7 +27,7 @@ RUN = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.",
 def main() -> None:
     """Run the command; what the user can mend is one line and exit code 2, a diverged training one line and 1."""
     try:
-        code = app(standalone_mode=False)
+        code = app(_repeat_flags(sys.argv[1:]), standalone_mode=False)
         stop("stopped" if code == 130 else "", code or 0)
     except TyperException as error:
         stop(error.format_message(), error.exit_code)
@@ -40,6 +40,35 @@ def main() -> None:
         stop(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         stop("stopped", 130)
+
+
+_SEVERAL = ("--seed", "--seeds", "--c", "--mu")
+
+
+def _repeat_flags(args: list[str]) -> list[str]:
+    """Write ``--mu 0.5 0.6`` as ``--mu 0.5 --mu 0.6``, which is all that Typer understands.
+
+    >>> _repeat_flags(["train", "--mu", ".5", ".6", "digits", "7"])
+    ['train', '--mu', '.5', '--mu', '.6', 'digits', '7']
+    """
+    repeated, flag = [], None
+    for i, arg in enumerate(args):
+        if flag is not None and args[i - 1] != flag and _is_number(arg):
+            repeated.append(flag)
+        elif arg in _SEVERAL:
+            flag = arg
+        elif args[i - 1 : i] != [flag]:
+            flag = None
+        repeated.append(arg)
+    return repeated
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def stop(message: str, code: int) -> NoReturn:

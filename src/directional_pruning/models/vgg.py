@@ -43,9 +43,9 @@ class VGG(nn.Module):
 def vgg16(num_classes: int = 10) -> VGG:
     """The VGG16 of the paper, without batch norm: 15,245,130 parameters for ten classes.
 
-    Convolutions start from N(0, 2 / (9 * out_channels)) with zero bias, linear layers as torch's do. Source: K. Simonyan,
-    A. Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015, with the classifier that
-    is usual for small images.
+    Convolutions start from N(0, 2 / (9 * out_channels)) with zero bias, linear layers as torch's do. Source:
+    K. Simonyan, A. Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015, with the
+    classifier that is usual for small images.
 
     >>> sum(p.numel() for p in vgg16().parameters())
     15245130

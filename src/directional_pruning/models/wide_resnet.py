@@ -24,7 +24,7 @@ class _Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Three stages of ``(depth - 4) / 6`` blocks with 16, 32 and 64 times ``widen`` channels, average and classifier."""
+    """Three stages of ``(depth - 4) / 6`` blocks, 16, 32 and 64 times ``widen`` wide, then average and classifier."""
 
     def __init__(self, num_classes: int, *, depth: int, widen: int) -> None:
         super().__init__()

@@ -1,13 +1,22 @@
 """The hall that joins the wings: training, recipes, checkpoints, runs."""
 
-from .fit import NonFiniteError, cosine_schedule, evaluate, fit, paper_schedule, pick_device
-from .recipes import RECIPES, Recipe, chars_recipe, digits_recipe
+from .device import pick_device
+from .divergence import NonFiniteError
+from .evaluate import evaluate
+from .fit import fit
+from .paper import RECIPES
+from .processes import ALONE, Processes, join_processes
+from .recipes import Recipe, chars_recipe, digits_recipe
 from .run import NETWORKS, create_run, load_run, train_run
+from .schedules import constant_schedule, cosine_schedule, drop_schedule, paper_schedule
+from .sweep import create_sweep, prepare_cpu, sweep_runs, train_sweep
 
 __all__ = [
     # train and measure
     "NonFiniteError",
+    "constant_schedule",
     "cosine_schedule",
+    "drop_schedule",
     "evaluate",
     "fit",
     "paper_schedule",
@@ -20,6 +29,14 @@ __all__ = [
     # runs
     "NETWORKS",
     "create_run",
+    "create_sweep",
     "load_run",
+    "prepare_cpu",
+    "sweep_runs",
     "train_run",
+    "train_sweep",
+    # several processes
+    "ALONE",
+    "Processes",
+    "join_processes",
 ]

@@ -10,31 +10,51 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..files import CorruptFileError, replacing
+from .processes import ALONE, Processes, gathered, scatter
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None, records: list[dict[str, Any]]
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    progress: dict[str, Any],
+    processes: Processes = ALONE,
 ) -> None:
-    """Write model, optimizer, scheduler, random generators and the epochs' records; the old file stays until then."""
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict() if scheduler is not None else None,
-        "cpu_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "records": records,
+    """Write model, optimizer, scheduler, random generators and the progress; the old file stays until then.
+
+    All processes have to call; the first one writes. The file holds whole tensors, however they were spread.
+    """
+    generators = {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
-    with replacing(path) as beside, open(beside, "wb") as file:
-        # An open file, because of a failed write torch's own says nothing that a person could use.
-        torch.save(state, file)
+    state = {
+        "model": gathered(model.state_dict()),
+        "optimizer": gathered(optimizer.state_dict()),
+        "scheduler": scheduler.state_dict() if scheduler is not None else None,
+        "generators": processes.gather(generators),
+        "progress": progress,
+    }
+    if processes.first:
+        with replacing(path) as beside, open(beside, "wb") as file:
+            # An open file, because of a failed write torch's own says nothing that a person could use.
+            torch.save(state, file)
+    processes.wait()
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler | None
-) -> list[dict[str, Any]]:
-    """Restore what :func:`save_checkpoint` wrote, in place, and return the records of the epochs done.
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+    processes: Processes = ALONE,
+) -> dict[str, Any]:
+    """Restore what :func:`save_checkpoint` wrote, in place, and return the progress.
+
+    The number of processes may be another one; then random numbers such as dropout's go on differently.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -53,13 +73,14 @@ def load_checkpoint(
         except Exception as error:
             raise CorruptFileError(f"{path} is not a readable checkpoint") from error
     try:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        scatter(model, optimizer, state)
         if scheduler is not None:
             scheduler.load_state_dict(state["scheduler"])
-        torch.set_rng_state(state["cpu_rng"])
-        if state["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
-        return state["records"]
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if len(state["generators"]) == processes.size:
+            own = state["generators"][processes.rank]
+            torch.set_rng_state(own["cpu"])
+            if own["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(own["cuda"])
+        return state["progress"]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptFileError(f"{path} is not a checkpoint of this network and optimizer") from error

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..data import Splits, TextSplits
 from ..files import CorruptFileError, replacing
 from ..sparsity import load_sparse, save_sparse, sparsity_report
-from .fit import evaluate
+from .evaluate import evaluate
 from .run import load_run
 
 __all__ = ["FORMATS", "Compacted", "compact_run", "export_run"]
@@ -105,12 +105,12 @@ def _load(folder: Path) -> tuple[nn.Module, Splits | TextSplits]:
     path = folder / "model.sparse.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: finish the run with dirprune train --resume {folder}")
-    network, state = recipe.model(), load_sparse(path)
+    network, state = recipe.network(), load_sparse(path)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise CorruptFileError(f"{path} does not fit the network of the recipe {recipe.name}") from error
-    return network.eval(), recipe.data(torch.device("cpu"))
+    return network.eval(), recipe.splits(torch.device("cpu"))
 
 
 def _example(splits: Splits | TextSplits) -> Tensor:

@@ -1,219 +1,206 @@
-"""Train a network and measure it: two plain functions and the schedules of the recipes."""
+"""Train a network: one plain loop."""
 
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..sparsity import sparsity_report
 from .checkpoint import load_checkpoint, save_checkpoint
+from .divergence import NonFiniteError, blame, first_non_finite
+from .evaluate import Batches, Loss, evaluate
+from .processes import ALONE, Processes, gathered, gradients_stay
 
-__all__ = ["NonFiniteError", "cosine_schedule", "evaluate", "fit", "paper_schedule", "pick_device"]
-
-Batches = Iterable[tuple[Tensor, Tensor]]
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-class NonFiniteError(ArithmeticError):
-    """The loss or a weight became NaN or infinite; the message names step, epoch and layer."""
+__all__ = ["fit"]
 
 
 def fit(
     model: nn.Module,
     optimizer: Optimizer,
-    batches: Callable[[int], Batches],
+    batches: Callable[..., Batches],
     *,
     epochs: int,
     scheduler: LRScheduler | None = None,
     loss_fn: Loss = F.cross_entropy,
     validation: Callable[[], Batches] | None = None,
+    autocast: torch.dtype | None = None,
+    accumulate: int = 1,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 5,
+    checkpoint_seconds: float = math.inf,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    processes: Processes = ALONE,
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place and return one record per epoch.
 
     Args:
-        batches: epoch (from 0) -> its batches of ``(inputs, labels)`` on the model's device. Let the order depend on
-            the epoch and a seed alone, and training that was stopped goes on exactly as if it had not been.
+        batches: epoch (from 0) -> its batches of ``(inputs, labels)`` on the model's device, of several processes this
+            one's share. Let the order depend on the epoch and a seed alone, and training that was stopped goes on
+            exactly as if it had not been. Where it was stopped within an epoch, ``batches(epoch, done)`` leaves out
+            the first ``done``.
         scheduler: stepped once after every epoch.
         loss_fn: ``(logits (n, classes, ...), labels (n, ...))`` -> mean loss, a scalar.
-        validation: makes the batches on which the network is evaluated after every epoch.
-        checkpoint: a file written every ``checkpoint_every`` epochs and at the end. If it exists, training continues
-            from it, bit-identically to never having stopped, and ``on_epoch`` is first called for the past epochs.
+        validation: makes the batches on which the network is evaluated after every epoch, always with cross-entropy.
+        autocast: the type products are computed in, such as ``torch.bfloat16``; None is that of the weights.
+        accumulate: parts of a batch that go through the network one after the other, to need less memory.
+        checkpoint: a file written every ``checkpoint_every`` epochs, when ``checkpoint_seconds`` have passed since the
+            last time, and at the end. If it exists, training continues from it, bit-identically to never having
+            stopped, and ``on_epoch`` is first called for the past epochs.
         on_epoch: called with each epoch's record.
+        processes: those that train ``model`` together; it is already spread over them.
 
     Returns:
         Records with epoch (from 1), step, lr, train_loss, train_accuracy, validation_loss, validation_accuracy,
-        sparsity_all, sparsity_prunable (fractions), threshold (the largest g of gRDA, 0 for other optimizers) and
-        seconds of training so far. Training figures are means over the epoch, while the weights were moving.
+        sparsity_all, sparsity_prunable (fractions), norm_ratio (||w||_2 / ||w||_1 over all parameters), threshold (the
+        largest g of gRDA, 0 for other optimizers) and seconds of training so far. Training figures are means over the
+        epoch, while the weights were moving.
 
     Raises:
-        NonFiniteError: at the first step whose loss is not finite, or at the end of an epoch whose weights are not.
-            The checkpoint then is the last good one.
+        NonFiniteError: for a loss or a weight that is not finite. On a CPU the step that would have used it is not
+            taken; elsewhere up to 32 steps are. The checkpoint then is the last good one.
         CorruptFileError: for a checkpoint that cannot be read or is of another network or optimizer.
     """
-    records: list[dict[str, Any]] = []
+    core = model.module if isinstance(model, DistributedDataParallel) else model
+    progress: dict[str, Any] = {"records": [], "part": None, "seconds": 0.0}
     checkpoint = Path(checkpoint) if checkpoint is not None else None
     if checkpoint is not None and checkpoint.exists():
-        records = load_checkpoint(checkpoint, model, optimizer, scheduler)
-        if on_epoch is not None:
-            for record in records:
-                on_epoch(record)
-    step = records[-1]["step"] if records else 0
-    began = time.perf_counter() - (records[-1]["seconds"] if records else 0.0)
+        progress = load_checkpoint(checkpoint, core, optimizer, scheduler, processes)
+    records, part = progress["records"], progress["part"]
+    if on_epoch is not None:
+        for record in records:
+            on_epoch(record)
+    step = (records[-1]["step"] if records else 0) + (part["batches"] if part else 0)
+    began = time.perf_counter() - progress["seconds"]
+    saved = time.perf_counter()
+
+    def save(part: dict[str, Any] | None) -> None:
+        nonlocal saved
+        if checkpoint is not None:
+            progress = {"records": records, "part": part, "seconds": time.perf_counter() - began}
+            save_checkpoint(checkpoint, core, optimizer, scheduler, progress, processes)
+            saved = time.perf_counter()
 
     for epoch in range(len(records) + 1, epochs + 1):
         model.train()
         lr = float(optimizer.param_groups[0]["lr"])
-        total_loss, correct, seen = 0.0, 0, 0
-        for inputs, labels in batches(epoch - 1):
+        tally = _Tally(processes, part)
+        for inputs, labels in batches(epoch - 1, part["batches"]) if part else batches(epoch - 1):
             step += 1
             optimizer.zero_grad()
-            logits = model(inputs)
-            loss = loss_fn(logits, labels)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise NonFiniteError(f"the loss is {value} at step {step} (epoch {epoch}): {_blame(model, inputs)}")
-            loss.backward()
+            if labels.is_cuda:  # a compiled network may hold its results in the memory of a CUDA graph
+                torch.compiler.cudagraph_mark_step_begin()
+            pieces = list(zip(inputs.chunk(accumulate), labels.chunk(accumulate)))
+            for i, (x, y) in enumerate(pieces):
+                with gradients_stay(model, i + 1 < len(pieces)):
+                    with torch.autocast(labels.device.type, autocast, enabled=autocast is not None):
+                        logits = model(x)
+                        loss = loss_fn(logits, y)
+                    tally.add(step, loss, logits, y)
+                    if tally.full:
+                        tally.read(time.perf_counter() - saved > checkpoint_seconds)
+                        _check(tally, epoch, core, x)
+                    (loss if len(pieces) == 1 else loss * (len(y) / len(labels))).backward()
             optimizer.step()
-            total_loss += value * labels.numel()
-            correct += int((logits.argmax(1) == labels).sum())
-            seen += labels.numel()
+            tally.batches += 1
+            if tally.due:
+                save(tally.part())
+        tally.read()
+        _check(tally, epoch, core, None)
+        part = None
         if scheduler is not None:
             scheduler.step()
-        if (name := _first_non_finite(model.state_dict())) is not None:
-            raise NonFiniteError(f"{name} is not finite after step {step} (epoch {epoch})")
+        processes.share_buffers(core)
+        broken = next(filter(None, processes.gather(first_non_finite(core.state_dict()))), None)
+        if broken is not None:
+            raise NonFiniteError(f"{broken} is not finite after step {step} (epoch {epoch})")
 
-        sparsity = sparsity_report(model)
+        sparsity = sparsity_report(core)
         thresholds = [float(state["threshold"]) for state in optimizer.state.values() if "threshold" in state]
         record = {
             "epoch": epoch,
             "step": step,
             "lr": lr,
-            "train_loss": total_loss / seen,
-            "train_accuracy": correct / seen,
+            "train_loss": tally.loss / tally.seen,
+            "train_accuracy": tally.correct / tally.seen,
             "sparsity_all": sparsity.sparsity,
             "sparsity_prunable": sparsity.prunable.sparsity,
+            "norm_ratio": _norm_ratio(core),
             "threshold": max(thresholds, default=0.0),
         }
         if validation is not None:
-            measured = evaluate(model, validation(), loss_fn)
+            measured = evaluate(core, validation(), autocast=autocast, processes=processes)
             record |= {"validation_loss": measured["loss"], "validation_accuracy": measured["accuracy"]}
         record["seconds"] = time.perf_counter() - began
         records.append(record)
-        if checkpoint is not None and (epoch % checkpoint_every == 0 or epoch == epochs):
-            save_checkpoint(checkpoint, model, optimizer, scheduler, records)
+        if epoch % checkpoint_every == 0 or epoch == epochs or time.perf_counter() - saved > checkpoint_seconds:
+            save(None)
         if on_epoch is not None:
             on_epoch(record)
     return records
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, batches: Batches, loss_fn: Loss = F.cross_entropy) -> dict[str, float]:
-    """Mean loss and accuracy (a fraction) of a classifier in evaluation mode, over all samples of ``batches``.
+class _Tally:
+    """What an epoch's losses and hits add up to, over all processes.
 
-    >>> two = [(torch.tensor([[9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1]))]
-    >>> evaluate(nn.Identity(), two)["accuracy"]
-    0.5
+    They are read from a device many steps at a time, since each reading waits for it; on a CPU after every one.
     """
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    loss, correct, seen = 0.0, 0, 0
-    try:
-        for inputs, labels in batches:
-            logits = model(inputs)
-            loss += loss_fn(logits, labels).item() * labels.numel()
-            correct += int((logits.argmax(1) == labels).sum())
-            seen += labels.numel()
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    return {"loss": loss / seen, "accuracy": correct / seen}
+
+    def __init__(self, processes: Processes, part: dict[str, Any] | None) -> None:
+        self.processes = processes
+        begun = part or {"loss": 0.0, "correct": 0.0, "seen": 0.0, "batches": 0}
+        self.loss, self.correct, self.seen = begun["loss"], begun["correct"], begun["seen"]
+        self.batches: int = begun["batches"]
+        self.due = False
+        self.broken: tuple[int, float] | None = None
+        self._waiting: list[tuple[int, Tensor, Tensor, int]] = []
+
+    def part(self) -> dict[str, Any]:
+        return {"loss": self.loss, "correct": self.correct, "seen": self.seen, "batches": self.batches}
+
+    def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self._waiting.append((step, loss.detach(), (logits.argmax(1) == labels).sum(), labels.numel()))
+
+    @property
+    def full(self) -> bool:
+        return len(self._waiting) >= (1 if self._waiting[0][1].device.type == "cpu" else 32)
+
+    def read(self, due: bool = False) -> None:
+        """Add up what waits; note the first step whose loss is not finite, and whether the first process is ``due``."""
+        if not self._waiting:
+            return
+        steps, losses, hits, counts = zip(*self._waiting)
+        values, correct = torch.stack(losses).tolist(), torch.stack(hits).tolist()
+        rows = [[value * count, float(right), float(count)] for value, right, count in zip(values, correct, counts)]
+        rows.append([float(due and self.processes.first), 0.0, 0.0])
+        rows = self.processes.sum(rows, losses[0].device)
+        self.due = rows.pop()[0] > 0
+        for step, (total, right, count) in zip(steps, rows):
+            if not math.isfinite(total) and self.broken is None:
+                self.broken = step, total / count
+            self.loss, self.correct, self.seen = self.loss + total, self.correct + right, self.seen + count
+        self._waiting.clear()
 
 
-def paper_schedule(epoch: int, epochs: int) -> float:
-    """The paper's rate for CIFAR as a factor: 1 for half of the epochs, then linear to 0.01 at 90 %, then flat.
-
-    ``epoch`` counts from 0. Use with ``torch.optim.lr_scheduler.LambdaLR``.
-
-    >>> [round(paper_schedule(epoch, 200), 3) for epoch in (0, 100, 140, 180, 199)]
-    [1.0, 1.0, 0.505, 0.01, 0.01]
-    """
-    progress = epoch / epochs
-    return min(1.0, max(0.01, 1.0 - 0.99 * (progress - 0.5) / 0.4))
-
-
-def cosine_schedule(epoch: int, epochs: int, warmup: int = 2) -> float:
-    """A factor that rises in equal steps over ``warmup`` epochs to 1 and falls along half a cosine towards 0.
-
-    ``epoch`` counts from 0; the last epoch is still above 0. Use as :func:`paper_schedule`.
-
-    >>> [round(cosine_schedule(epoch, 10), 3) for epoch in (0, 1, 2, 6, 9)]
-    [0.333, 0.667, 1.0, 0.5, 0.038]
-    """
-    if epoch < warmup:
-        return (epoch + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """``auto`` is CUDA where present, else Apple's MPS, else the CPU; any other name must be usable here.
-
-    Raises:
-        ValueError: for a name torch does not know or a device that is not there.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("no training there")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"invalid device: {name} (not usable here; cpu always is)") from error
-    return device
-
-
-def _first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first that holds NaN or infinity."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            return name
-    return None
+def _check(tally: _Tally, epoch: int, core: nn.Module, inputs: Tensor | None) -> None:
+    if tally.broken is None:
+        return
+    step, value = tally.broken
+    where = blame(core, inputs) if inputs is not None else "looked at after the epoch"
+    raise NonFiniteError(f"the loss is {value} at step {step} (epoch {epoch}): {where}")
 
 
 @torch.no_grad()
-def _blame(model: nn.Module, inputs: Tensor) -> str:
-    """Where a non-finite loss comes from: the input, a weight, or the first layer whose output is not finite."""
-    if not bool(torch.isfinite(inputs).all()):
-        return "the input is not finite"
-    # Not the buffers: the pass that failed has already spoilt the running averages behind the culprit.
-    if (name := _first_non_finite(dict(model.named_parameters()))) is not None:
-        return f"{name} is not finite"
-    culprits: list[str] = []
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-                culprits.append(name)
-
-        return hook
-
-    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
-    try:
-        model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return f"the output of layer {culprits[0]} is not finite" if culprits else "the loss itself overflowed"
+def _norm_ratio(model: nn.Module) -> float:
+    """||w||_2 / ||w||_1 over all parameters (Figure 2 of the paper): the sparser, the larger."""
+    sums = [(gathered(p.float().square().sum()), gathered(p.float().abs().sum())) for p in model.parameters()]
+    squares, absolutes = (sum(map(float, part)) for part in zip(*sums))
+    return math.sqrt(squares) / absolutes if absolutes else 0.0

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..files import CorruptFileError, replacing
-from .fit import pick_device
+from .device import pick_device
 from .run import NETWORKS, load_run
 
 __all__ = ["Pair", "create_pair", "load_pair"]
@@ -117,13 +117,13 @@ def load_pair(folder: Path) -> Pair:
         return _load_between(config)
     recipe, device = load_run(folder)
     paths = [folder / network / "model.safetensors" for network in NETWORKS]
-    splits = recipe.data(device)
+    splits = recipe.splits(device)
     # Without gradients to keep, larger batches fit.
     size = 4 * recipe.batch_size
     return Pair(
         names=("dense twin", "gRDA"),
         states=_read_states(paths),
-        model=recipe.model().to(device),
+        model=recipe.network().to(device),
         loss_fn=F.cross_entropy,
         train=_Repeated(lambda: splits.train.batches(size)),
         test=_Repeated(lambda: splits.test.batches(size)),

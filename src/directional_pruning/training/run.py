@@ -2,27 +2,35 @@
 
 import json
 import platform
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+import torch.nn.functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..data import Splits, TextSplits
 from ..files import CorruptFileError, replacing
-from ..sparsity import file_size, save_sparse, sparsity_report
-from .fit import evaluate, fit, pick_device
-from .recipes import RECIPES, Recipe
+from .device import pick_device
+from .evaluate import Batches
+from .fit import fit
+from .paper import RECIPES
+from .processes import ALONE, Processes, gathered, spread
+from .recipes import Recipe
+from .summary import summarize
 
-__all__ = ["NETWORKS", "create_run", "load_run", "train_run"]
+__all__ = ["NETWORKS", "create_run", "load_run", "train_network", "train_run", "write_json"]
 
 NETWORKS = ("sgd", "grda")
+OnEpoch = Callable[[str, dict[str, Any]], None]
 
 
 def create_run(folder: Path, recipe: Recipe, device: torch.device) -> None:
@@ -33,10 +41,15 @@ def create_run(folder: Path, recipe: Recipe, device: torch.device) -> None:
     """
     folder.mkdir(parents=True)
     hyperparameters = recipe.hyperparameters()
-    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in hyperparameters.items())
+    # A flag that is off and a name that is empty are their own defaults.
+    flags = [
+        f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')} {quote(str(value))}"
+        for name, value in hyperparameters.items()
+        if value is not False and value != ""
+    ]
     config = {
         "recipe": recipe.name,
-        "command": f"dirprune train {recipe.name} {flags} --device {device}",
+        "command": f"dirprune train {recipe.name} {' '.join(flags)} --device {device}",
         **hyperparameters,
         "versions": {
             "directional-pruning": version("directional-pruning"),
@@ -44,10 +57,11 @@ def create_run(folder: Path, recipe: Recipe, device: torch.device) -> None:
             "python": platform.python_version(),
             "platform": f"{platform.system()} {platform.machine()}",
             "device": str(device),
+            "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
             "threads": recipe.threads or torch.get_num_threads(),
         },
     }
-    _write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
 
 
 def load_run(folder: Path) -> tuple[Recipe, torch.device]:
@@ -68,7 +82,12 @@ def load_run(folder: Path) -> tuple[Recipe, torch.device]:
 
 
 def train_run(
-    folder: Path, *, on_epoch: Callable[[str, dict[str, Any]], None] | None = None, checkpoint_every: int = 5
+    folder: Path,
+    *,
+    on_epoch: OnEpoch | None = None,
+    splits: Splits | TextSplits | None = None,
+    processes: Processes = ALONE,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train both networks of a run, or go on where it was stopped, and return its summary.
 
@@ -78,120 +97,125 @@ def train_run(
 
     Args:
         on_epoch: called with the network (``"sgd"``, ``"grda"``) and the epoch's record, past epochs included.
-        checkpoint_every: epochs between checkpoints, the most that a kill can cost.
+        splits: the run's data, where they are at hand already.
+        processes: those that train the networks together; the first one writes the files.
+        options: of :func:`train_network`.
 
     Raises:
         NonFiniteError, CorruptFileError: as :func:`~directional_pruning.training.fit`.
     """
     recipe, device = load_run(folder)
-    splits = recipe.data(device)
-    models, results = {}, {}
+    splits = splits or recipe.splits(processes.own(device))
+    if processes.first:
+        # The past epochs come again, from the checkpoints.
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
     for network in NETWORKS:
-        report = partial(on_epoch, network) if on_epoch is not None else None
-        models[network], results[network] = _train_network(
-            folder, network, recipe, device, splits, report, checkpoint_every
-        )
-    sparse_file = folder / "model.sparse.safetensors"
-    save_sparse(models["grda"], sparse_file)
-    size = file_size(models["grda"].state_dict())
-    results["grda"] |= {
-        "sparse_bytes": sparse_file.stat().st_size,
-        "zipped_bytes": size.zipped_bytes,
-        "bits_per_nonzero": size.bits_per_nonzero,
-        "least_bits_per_nonzero": size.least_bits_per_nonzero,
-    }
-    summary = {
-        "recipe": recipe.name,
-        **results,
-        "seconds": sum(result["seconds"] for result in results.values()),
-        **_anatomy(models["sgd"], models["grda"]),
-    }
-    _write_json(folder / "summary.json", summary)
-    return summary
+        told = partial(on_epoch, network) if on_epoch is not None else None
+        train_network(folder, network, splits, on_epoch=told, processes=processes, **options)
+    summary: dict[str, Any] = {}
+    if processes.first:
+        summary = summarize(folder, recipe, processes.own(device), splits)
+        write_json(folder / "summary.json", summary)
+    return processes.share(summary)
 
 
-def _train_network(
+def train_network(
     folder: Path,
     network: str,
-    recipe: Recipe,
-    device: torch.device,
     splits: Splits | TextSplits,
-    on_epoch: Callable[[dict[str, Any]], None] | None,
-    checkpoint_every: int,
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Train one of the networks, or go on where it was stopped; the trained network and its part of the summary."""
+    *,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    processes: Processes = ALONE,
+    checkpoint_every: int = 5,
+    checkpoint_seconds: float = 300.0,
+    tensorboard: bool = False,
+) -> None:
+    """Train one network of a run, or go on where it was stopped; its epochs are appended to ``metrics.jsonl``.
+
+    Args:
+        checkpoint_every, checkpoint_seconds: epochs or seconds between checkpoints, the most that a kill can cost.
+        tensorboard: write the epochs as TensorBoard events too, under ``tensorboard/`` in the folder.
+    """
+    recipe, device = load_run(folder)
+    device = processes.own(device)
     (folder / network).mkdir(exist_ok=True)
     torch.manual_seed(recipe.seed)
-    model = recipe.model().to(device)
-    optimizer = recipe.optimizer(model, network)
-    first = True
+    core = recipe.network().to(device)
+    if recipe.channels_last:
+        core.to(memory_format=torch.channels_last)  # pyrefly: ignore
+    if recipe.compile:
+        core.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
+    model = spread(core, processes, recipe.parallel)
+    if processes.size > 1:
+        # Every process has its own dropout.
+        torch.manual_seed((recipe.seed * 1_000_003 + processes.rank + 1) % 2**63)
+    optimizer = recipe.optimizer(core, network)
+    part = (processes.rank, processes.size)
+
+    def batches(epoch: int, first: int = 0) -> Batches:
+        # Seeds of neighbouring runs must not share epochs.
+        seed = recipe.seed * 1_000_003 + epoch
+        return splits.train.batches(recipe.batch_size, shuffle_seed=seed, first=first, part=part)
+
+    with _log(folder, network, recipe.epochs, tensorboard and processes.first) as log:
+
+        def told(record: dict[str, Any]) -> None:
+            if processes.first:
+                log(record)
+                if on_epoch is not None:
+                    on_epoch(record)
+
+        fit(
+            model,
+            optimizer,
+            batches,
+            epochs=recipe.epochs,
+            scheduler=LambdaLR(optimizer, lambda epoch: recipe.schedule(epoch, recipe.epochs)),
+            loss_fn=partial(F.cross_entropy, label_smoothing=recipe.label_smoothing),
+            validation=lambda: splits.validation.batches(recipe.batch_size, part=part),
+            autocast=recipe.autocast(device),
+            accumulate=recipe.accumulate,
+            checkpoint=folder / network / "checkpoint.pt",
+            checkpoint_every=checkpoint_every,
+            checkpoint_seconds=checkpoint_seconds,
+            on_epoch=told,
+            processes=processes,
+        )
+    state = gathered(core.state_dict())
+    if processes.first:
+        weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
+        with replacing(folder / network / "model.safetensors") as beside:
+            beside.write_bytes(weights)
+    processes.wait()
+
+
+@contextmanager
+def _log(folder: Path, network: str, epochs: int, tensorboard: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Append records to ``metrics.jsonl``, a line each, and write them as events if wanted."""
+    writer = None
+    if tensorboard:
+        from torch.utils.tensorboard import SummaryWriter
+
+        # As with the metrics, the past epochs come again.
+        events = folder / "tensorboard" / network
+        shutil.rmtree(events, ignore_errors=True)
+        writer = SummaryWriter(events)
 
     def log(record: dict[str, Any]) -> None:
-        nonlocal first
-        if first:
-            # The past epochs come again, from the checkpoint; what was written beyond it goes.
-            _forget_network(folder / "metrics.jsonl", network)
-            first = False
         with open(folder / "metrics.jsonl", "a") as metrics:
-            metrics.write(json.dumps({"network": network, "epochs": recipe.epochs, **record}) + "\n")
-        if on_epoch is not None:
-            on_epoch(record)
+            metrics.write(json.dumps({"network": network, "epochs": epochs, **record}) + "\n")
+        if writer is not None:
+            for name in record.keys() - {"epoch"}:
+                writer.add_scalar(name, record[name], record["epoch"])
 
-    records = fit(
-        model,
-        optimizer,
-        # Seeds of neighbouring runs must not share epochs.
-        lambda epoch: splits.train.batches(recipe.batch_size, shuffle_seed=recipe.seed * 1_000_003 + epoch),
-        epochs=recipe.epochs,
-        scheduler=LambdaLR(optimizer, lambda epoch: recipe.schedule(epoch, recipe.epochs)),
-        validation=lambda: splits.validation.batches(recipe.batch_size),
-        checkpoint=folder / network / "checkpoint.pt",
-        checkpoint_every=checkpoint_every,
-        on_epoch=log,
-    )
-    weights = safetensors.torch.save(model.state_dict())
-    with replacing(folder / network / "model.safetensors") as beside:
-        beside.write_bytes(weights)
-    # The test set is used here and nowhere else.
-    measured, sparsity = evaluate(model, splits.test.batches(recipe.batch_size)), sparsity_report(model)
-    return model, {
-        "test_accuracy": measured["accuracy"],
-        "test_loss": measured["loss"],
-        "train_loss": records[-1]["train_loss"],
-        "sparsity_all": sparsity.sparsity,
-        "sparsity_prunable": sparsity.prunable.sparsity,
-        "bytes": len(weights),
-        "seconds": records[-1]["seconds"],
-    }
+    try:
+        yield log
+    finally:
+        if writer is not None:
+            writer.close()
 
 
-def _forget_network(path: Path, network: str) -> None:
-    """Remove the lines of one network, and a last line that a kill cut short."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    own = json.dumps({"network": network})[:-1]
-    with replacing(path) as beside:
-        beside.write_text("".join(line for line in lines if line.endswith("\n") and not line.startswith(own)))
-
-
-def _anatomy(dense: nn.Module, sparse: nn.Module, bins: int = 81) -> dict[str, Any]:
-    """Layers of the sparse network and the histogram of both networks' prunable weights, exact zeros apart."""
-    flat = {
-        name: torch.cat([p.detach().float().cpu().flatten() for p in model.parameters() if p.ndim >= 2])
-        for name, model in zip(NETWORKS, (dense, sparse), strict=True)
-    }
-    limit = max(float(weights.abs().max()) for weights in flat.values())
-    histogram: dict[str, Any] = {"edges": torch.linspace(-limit, limit, bins + 1).tolist()}
-    for name, weights in flat.items():
-        histogram[name] = torch.histc(weights[weights != 0], bins, -limit, limit).long().tolist()
-        histogram[f"{name}_zeros"] = int((weights == 0).sum())
-    report = sparsity_report(sparse)
-    layers = [
-        {"name": x.name, "shape": x.shape, "total": x.total, "nonzeros": x.nonzeros, "prunable": x.prunable}
-        for x in report.layers
-    ]
-    return {"parameters": report.total, "layers": layers, "histogram": histogram}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object as JSON, whole or not at all."""
     with replacing(path) as beside:
         beside.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,50 @@
+"""The tables that ``train`` ends with."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..training import Recipe
+
+__all__ = ["train_table"]
+
+
+def train_table(summary: dict[str, Any], recipe: "Recipe") -> "Table":
+    """Both networks of a run side by side, and what the paper published of them."""
+    from rich.table import Table
+
+    from ..report import published_row
+
+    sgd, grda = summary["sgd"], summary["grda"]
+    table = Table("", "dense twin", "sparse", title=f"{summary['recipe']}: {summary['parameters']:,} parameters")
+    paper = published_row(recipe.name, recipe.c, recipe.mu)
+    published = {}
+    if paper is not None:
+        table.add_column(f"paper, {paper['seeds']:.0f} seed{'s' * (paper['seeds'] != 1)}")
+        twin = f"{paper['twin_accuracy']:.2%} / " if paper.get("twin_accuracy") is not None else ""
+        published = {
+            "test_accuracy": f"{twin}{paper['test_accuracy']:.2%}",
+            "sparsity_all": f"{paper['sparsity']:.2%}",
+        }
+
+    def add(label: str, dense: str, sparse: str, key: str = "") -> None:
+        table.add_row(label, dense, sparse, *([published.get(key, "")] if published else []))
+
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, key in (
+        ("test accuracy", "test_accuracy"),
+        ("zeros, of all parameters", "sparsity_all"),
+        ("zeros, of prunable weights", "sparsity_prunable"),
+    ):
+        add(label, f"{sgd[key]:.2%}", f"{grda[key]:.2%}", key)
+    add("test loss", f"{sgd['test_loss']:.4f}", f"{grda['test_loss']:.4f}")
+    add("file, dense", f"{sgd['bytes'] / 1e3:,.1f} kB", f"{grda['bytes'] / 1e3:,.1f} kB")
+    add("file, zipped", "", f"{grda['zipped_bytes'] / 1e3:,.1f} kB")
+    add("file, sparse", "", f"{grda['sparse_bytes'] / 1e3:,.1f} kB")
+    bits, least = grda["bits_per_nonzero"], grda["least_bits_per_nonzero"]
+    add("bits per nonzero in it", "", f"{bits:.1f}")
+    add("limit, zeros at random", "", f"{least:.1f}")
+    add("seconds of training", f"{sgd['seconds']:.0f}", f"{grda['seconds']:.0f}")
+    return table
