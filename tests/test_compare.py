@@ -1,8 +1,28 @@
 """Runs beside the paper: its numbers, our means, the flags, and a page that stands alone."""
 
+import base64
+import json
+import re
+import sys
+from html import escape
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 
+from directional_pruning import cli
+from directional_pruning.files import CorruptFileError
+from directional_pruning.report import comparison_rows, write_comparison
+from directional_pruning.report.at_the_end import accuracy_against_zeros, layer_by_layer
+from directional_pruning.report.canvas import AT_NIGHT, COLOURS
+from directional_pruning.report.gather import gather
+from directional_pruning.report.over_training import (
+    accuracy_over_training,
+    loss_over_training,
+    norm_ratio_over_training,
+    training_accuracy_over_training,
+    zeros_over_training,
+)
 from directional_pruning.report.published import published, published_row
 
 # The table of the paper: recipe, c, mu, zeros and test accuracy in percent, as printed; and the dense twin's accuracy.
@@ -87,3 +107,287 @@ def test_a_modern_recipe_is_compared_with_its_base_and_an_unknown_one_with_nothi
     assert published_row("vgg16-cifar10-modern", 0.0005, 0.51) == published_row("vgg16-cifar10", 0.0005, 0.51)
     assert published_row("digits", 0.01, 0.7) is published_row("vgg16-cifar10", 0.0005, 0.61) is None
     assert published("vgg16-cifar10").setting(0.0005 + 1e-12, 0.51 - 1e-12) is not None
+
+
+CIFAR = {
+    "recipe": "vgg16-cifar10",
+    "epochs": 600,
+    "c": 0.0005,
+    "mu": 0.6,
+    "lr": 0.1,
+    "batch_size": 128,
+    "samples": 0,
+    "paper_protocol": True,
+}
+LAYERS = [
+    {"name": "features.0.weight", "shape": [64, 3, 3, 3], "total": 1728, "nonzeros": 432, "prunable": True},
+    {"name": "features.0.bias", "shape": [64], "total": 64, "nonzeros": 64, "prunable": True},
+    {"name": "classifier.weight", "shape": [10, 512], "total": 5120, "nonzeros": 2560, "prunable": True},
+]
+
+
+def make_run(folder, zeros=0.9, accuracy=0.908, twin=0.909, seed=1, upto=None, finished=True, layers=LAYERS, **changes):
+    """A run whose curves are straight lines to where its summary says it ends."""
+    folder.mkdir(parents=True)
+    config = {**CIFAR, "seed": seed, **changes}
+    (folder / "config.json").write_text(json.dumps(config))
+    with open(folder / "metrics.jsonl", "w") as file:
+        for network, end, empty in (("sgd", twin, 0.0), ("grda", accuracy, zeros)):
+            for epoch in range(1, (upto or config["epochs"]) + 1):
+                share = epoch / config["epochs"]
+                line = {"network": network, "epoch": epoch, "train_loss": 1 - 0.9 * share, "train_accuracy": share}
+                line |= {"validation_accuracy": end * share, "sparsity_all": empty * share, "norm_ratio": 1e-3 * share}
+                file.write(json.dumps(line) + "\n")
+    if finished:
+        grda = {"test_accuracy": accuracy, "sparsity_all": zeros, "sparsity_prunable": zeros + 0.01}
+        summary = {"sgd": {"test_accuracy": twin}, "grda": grda, "seconds": 100.0, "layers": layers}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def lines_of(figure, *, dashed):
+    """The points of the lines of ours, or of the paper's, by colour."""
+    kind = [line for line in figure.axes[0].lines if line.get_linestyle() == ("--" if dashed else "-")]
+    return {line.get_color(): line.get_xydata() for line in kind}
+
+
+def test_rows_are_means_over_seeds_beside_the_papers(tmp_path):
+    for seed, accuracy in ((1, 0.90), (2, 0.91), (3, 0.92)):
+        make_run(tmp_path / f"sweep/seed{seed}", seed=seed, accuracy=accuracy, twin=0.9)
+    make_run(tmp_path / "other", mu=0.51, zeros=0.6)
+    (tmp_path / "sweep/sweep.json").write_text("{}")
+    other, row = comparison_rows([tmp_path / "sweep", tmp_path / "other", tmp_path / "sweep/seed1"])
+    assert (row.recipe, row.label, row.seeds, row.runs, row.flags) == ("vgg16-cifar10", "μ 0.6", 3, 3, ())
+    assert row.test_accuracy == pytest.approx((0.91, 0.01, 3))
+    assert row.sparsity_prunable == pytest.approx((0.91, 0, 3))
+    assert row.published["test_accuracy"].mean == 0.90856
+    assert row.difference("test_accuracy") == pytest.approx(0.91 - 0.90856)
+    assert row.difference("twin_accuracy") == pytest.approx(0.9 - 0.90818)
+    assert (other.mu, other.sparsity_all) == (0.51, (0.6, None, 1))
+    assert comparison_rows([tmp_path / "other", tmp_path / "sweep"]) == [other, row]
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"epochs": 20}, "shortened: 20 epochs, the paper's runs have 600"),
+        ({"samples": 5000}, "trained on a subset: 5,000 images"),
+        ({"paper_protocol": False}, "part of the training images held out for validation; the paper trains on all"),
+        ({"lr": 0.05}, "lr 0.05, the paper's is 0.1"),
+        ({"momentum": 0.9}, "momentum 0.9, the paper's is 0"),
+        ({"mu": 0.66}, "not a setting of the paper"),
+        ({"mu": 0.7}, "the paper: nine seeds: the tenth diverged and is left out"),
+        ({"finished": False, "upto": 7}, "1 of 1 runs not finished (grda at epoch 7 of 600)"),
+        ({"recipe": "vgg16-cifar10-modern"}, "beyond the paper: beside the rows of vgg16-cifar10"),
+    ],
+)
+def test_what_departs_from_the_paper_is_said_in_the_table(tmp_path, changes, flag):
+    make_run(tmp_path / "run", **changes)
+    (row,) = comparison_rows([tmp_path / "run"])
+    assert [said for said in row.flags if said.startswith(flag)]
+    assert len(row.flags) == 1
+    page = write_comparison([tmp_path / "run"], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert escape(row.flags[0]) in page
+
+
+def test_runs_of_different_protocols_are_not_averaged(tmp_path):
+    make_run(tmp_path / "a", epochs=20)
+    make_run(tmp_path / "b")
+    make_run(tmp_path / "c", samples=100)
+    rows = comparison_rows([tmp_path])
+    assert sorted(row.label for row in rows) == [
+        "μ 0.6, 20 epochs, all samples", "μ 0.6, 600 epochs, 100 samples", "μ 0.6, 600 epochs, all samples",
+    ]  # fmt: skip
+    assert [row.seeds for row in rows] == [1, 1, 1]
+
+
+def test_a_seed_run_twice_is_said_and_a_twin_trained_once_counts_for_all_settings(tmp_path):
+    make_run(tmp_path / "a", twin=0.95)
+    make_run(tmp_path / "b")
+    lone = make_run(tmp_path / "c", mu=0.7)
+    summary = json.loads((lone / "summary.json").read_text())
+    (lone / "summary.json").write_text(json.dumps({key: summary[key] for key in summary if key != "sgd"}))
+    lines = (lone / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (lone / "metrics.jsonl").write_text("".join(line for line in lines if '"sgd"' not in line))
+    first, second = comparison_rows([tmp_path])
+    assert first.flags == ("more than one run of seed 1",)
+    assert second.twin_accuracy == (0.95, None, 1)
+
+
+def test_a_run_under_way_shows_its_zeros_so_far(tmp_path):
+    make_run(tmp_path / "run", zeros=0.6, upto=300, finished=False)
+    (row,) = comparison_rows([tmp_path / "run"])
+    assert (row.seeds, row.runs, row.test_accuracy) == (0, 1, None)
+    assert row.sparsity_all.mean == pytest.approx(0.3)
+    assert "0 of 1" in write_comparison([tmp_path / "run"], tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_pictures_hold_our_means_with_their_range_and_the_papers_points(tmp_path):
+    make_run(tmp_path / "a", accuracy=0.90)
+    make_run(tmp_path / "b", accuracy=0.92, seed=2)
+    groups = gather([tmp_path])
+    figure = accuracy_over_training(groups)
+    ours, theirs = (lines_of(figure, dashed=dashed) for dashed in (False, True))
+    assert ours[COLOURS["grda"]][-1].tolist() == pytest.approx([600, 91])
+    assert ours[COLOURS["sgd"]][299].tolist() == pytest.approx([300, 45.45])
+    assert theirs[COLOURS["grda"]][-1].tolist() == pytest.approx([600, 90.856])
+    assert theirs[COLOURS["sgd"]][-1].tolist() == pytest.approx([600, 90.818])
+    band = figure.axes[0].collections[-1].get_paths()[0].get_extents()
+    assert band.ymax == pytest.approx(92)
+    assert "test accuracy, %" in [text.get_text() for text in figure.axes[0].texts]
+    assert figure.axes[0].get_xlabel() == "epoch"
+    norms = norm_ratio_over_training(groups)
+    assert lines_of(norms, dashed=True)[COLOURS["sgd"]][-1].tolist() == pytest.approx([599, 0.35286])
+    assert lines_of(norms, dashed=False)[COLOURS["grda"]][-1].tolist() == pytest.approx([600, 1])
+    assert COLOURS["grda"] not in lines_of(norms, dashed=True)  # the paper shows mu 0.51 only
+    zeros = lines_of(zeros_over_training(groups), dashed=True)[COLOURS["grda"]]
+    assert zeros[-1].tolist() == pytest.approx([600, 90.476])
+    assert loss_over_training(groups).axes[0].get_yscale() == "log"
+
+
+def test_shortened_and_held_out_runs_are_drawn_over_the_share_of_training_and_named(tmp_path):
+    make_run(tmp_path / "run", epochs=20, paper_protocol=False)
+    figure = accuracy_over_training(gather([tmp_path]))
+    assert figure.axes[0].get_xlabel() == "share of training, % (ours 20 epochs, the paper 600)"
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert {"validation accuracy, %", "dashed: the paper, test"} <= set(texts)
+    for dashed in (False, True):
+        assert {line[-1, 0] for line in lines_of(figure, dashed=dashed).values()} == {100}
+    assert lines_of(figure, dashed=True)[COLOURS["sgd"]][0, 0] == pytest.approx(1 / 6)
+
+
+def test_accuracy_against_zeros_has_our_points_the_papers_and_the_other_methods(tmp_path):
+    make_run(tmp_path / "run", recipe="resnet50-imagenet", mu=0.55, c=0.005, zeros=0.9, accuracy=0.74, epochs=150)
+    axes = accuracy_against_zeros(gather([tmp_path])).axes[0]
+    points = {tuple(np.round(xy, 6)) for line in axes.lines for xy in line.get_xydata()}
+    assert (1.0, 74.0) in points  # one tenth is left
+    assert (round(-np.log10(1 - 0.915893), 6), 73.24) in points
+    assert (1.0, 75.16) in points
+    words = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert words[:3] == ["ours", "the paper", "the paper, other schedule"]
+    assert {"magnitude", "magnitude, extended", "variational dropout", "random", "dense twin, ours"} <= set(words)
+
+
+def test_layers_of_resnet50_stand_at_their_places_beside_other_methods_and_biases_are_left_out(tmp_path):
+    names = published("resnet50-imagenet").layers.names
+    layers = [{"name": name, "shape": [2, 2], "total": 100, "nonzeros": i} for i, name in reversed([*enumerate(names)])]
+    make_run(tmp_path / "rn", recipe="resnet50-imagenet", mu=0.55, c=0.005, epochs=150, layers=layers)
+    axes = layer_by_layer(gather([tmp_path / "rn"])).axes[0]
+    assert len(axes.lines) == 7
+    assert axes.lines[-1].get_ydata().tolist() == pytest.approx([100 - i for i in range(54)])
+    make_run(tmp_path / "vgg")
+    (line,) = layer_by_layer(gather([tmp_path / "vgg"])).axes[0].lines
+    assert line.get_ydata().tolist() == pytest.approx([75, 50])
+
+
+def test_training_accuracy_is_drawn_where_the_paper_shows_it_and_no_loss(tmp_path):
+    make_run(tmp_path / "rn", recipe="resnet50-imagenet-fixed", mu=0.55, c=0.005, epochs=147, batch_size=256)
+    make_run(tmp_path / "vgg")
+    figure = training_accuracy_over_training(gather([tmp_path / "rn"]))
+    assert lines_of(figure, dashed=True)[COLOURS["grda"]][-1].tolist() == pytest.approx([146, 68.75])
+    assert training_accuracy_over_training(gather([tmp_path / "vgg"])) is None
+
+
+def test_recipes_the_paper_does_not_have_are_compared_with_each_other(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"s{seed}", recipe="digits", seed=seed, paper_protocol=False)
+        make_run(tmp_path / f"t{seed}", recipe="digits", seed=seed, c=0.01, paper_protocol=False)
+    rows = comparison_rows([tmp_path])
+    assert [(row.label, row.seeds, row.published, row.flags) for row in rows] == [
+        ("c 0.0005, μ 0.6", 2, {}, ()), ("c 0.01, μ 0.6", 2, {}, ()),
+    ]  # fmt: skip
+    page = write_comparison([tmp_path], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "4 runs of 1 recipe<" in page
+    assert "difference" not in page
+    figure = accuracy_over_training(gather([tmp_path]))
+    assert not lines_of(figure, dashed=True)
+    assert "validation accuracy, %" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_the_page_stands_alone_and_the_same_runs_give_the_same_bytes(tmp_path):
+    folders = [make_run(tmp_path / name, mu=mu) for name, mu in (("a", 0.4), ("b", 0.51), ("c", 0.6), ("d", 0.7))]
+    folders.append(make_run(tmp_path / "rn", recipe="resnet50-imagenet", mu=0.55, c=0.005, epochs=20))
+    page = write_comparison(folders, tmp_path / "page.html").read_text(encoding="utf-8")
+    again = write_comparison(folders[::-1], tmp_path / "again.html").read_text(encoding="utf-8")
+    assert page == again
+    svgs = [base64.b64decode(data).decode() for data in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)]
+    assert len(svgs) == 6 + 6
+    for text in (page, *svgs):
+        without_namespaces = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
+        assert not re.search(r"https?:|//\w+\.|@import|url\((?!#)|<script|\son\w+=", without_namespaces)
+    for svg in svgs:
+        ElementTree.fromstring(svg)
+        drawn = svg.split("</style>", 1)[1]
+        assert set(re.findall(r"(?:fill|stroke): (#\w{6})", drawn)) <= set(AT_NIGHT)
+    assert all(len(alt) > 40 for alt in re.findall(r'<img alt="([^"]*)"', page))
+
+
+def test_what_the_files_say_is_text_not_markup(tmp_path):
+    make_run(tmp_path / "a", recipe="<script>alert(1)</script>", model="<b>", seed="<i>")
+    make_run(tmp_path / "b", recipe="<script>alert(1)</script>", model="[red]", seed="<i>")
+    page = write_comparison([tmp_path], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<b>" not in page
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.json", '{"mu": "high"}', "mu: not a number: 'high'"),
+        ("config.json", "{", "not JSON"),
+        ("summary.json", '{"grda": {"sparsity_all": "x"}}', "sparsity_all: not a number"),
+        ("metrics.jsonl", '{"network": "sgd", "epoch": 1, "norm_ratio": "x"}\n', "norm_ratio: not a number"),
+    ],
+)
+def test_a_broken_run_is_one_line_that_names_the_file(tmp_path, name, content, said):
+    path = make_run(tmp_path / "sweep" / "run") / name
+    path.write_text(content)
+    with pytest.raises(CorruptFileError, match=re.escape(str(path)) + ".*" + re.escape(said)) as caught:
+        write_comparison([tmp_path / "sweep"], tmp_path / "page.html")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_folder_without_runs_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no run in the folder .*" + re.escape(str(tmp_path))):
+        comparison_rows([tmp_path])
+    with pytest.raises(FileNotFoundError, match=r"no such run folder: .*missing"):
+        comparison_rows([tmp_path / "missing"])
+
+
+def test_runs_that_hold_nothing_yet_have_a_page(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text(json.dumps({**CIFAR, "seed": 1}))
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare/config.json").write_text("{}")
+    page = write_comparison([tmp_path], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "1 of 1 runs not finished" in page
+    assert "<img" not in page
+
+
+def test_numbers_that_are_not_finite_are_said_to_be_so(tmp_path):
+    folder = make_run(tmp_path / "run")
+    grda = {"test_accuracy": None, "sparsity_all": 0.9}
+    (folder / "summary.json").write_text(json.dumps({"grda": grda, "sgd": {"test_accuracy": None}}))
+    make_run(tmp_path / "other", seed=2)
+    page = write_comparison([tmp_path], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "not finite" in page
+    assert ">nan" not in page
+
+
+def test_the_command_prints_a_table_and_the_page(tmp_path, capsys, monkeypatch):
+    make_run(tmp_path / "sweep" / "a", epochs=20)
+    page = tmp_path / "page.html"
+    monkeypatch.setattr(sys, "argv", ["dirprune", "compare", str(tmp_path / "sweep"), "--out", str(page)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert page.is_file()
+    for text in ("vgg16-cifar10", "μ 0.6", "90.00", "paper 90.48", "−0.48 points", "shortened: 20 epochs", str(page)):
+        assert text in said
+    monkeypatch.setattr(sys, "argv", ["dirprune", "compare", str(tmp_path / "gone")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, out, err) == (2, "", f"dirprune: no such run folder: {tmp_path / 'gone'}\n")

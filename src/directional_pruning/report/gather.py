@@ -31,7 +31,7 @@ class Group:
     setting: str
     protocol: str
     runs: tuple[Run, ...]
-    twins: Mapping[Any, Run]
+    twins: Mapping[str, Run]
     """By seed, the runs of the recipe and protocol that hold a dense twin."""
     known: Published | None
 
@@ -70,31 +70,33 @@ def gather(folders: Iterable[Path]) -> list[Group]:
     """
     runs = [read_run(folder) for folder in _run_folders(folders)]
     gathered: dict[tuple[Any, ...], list[Run]] = {}
-    twins: dict[tuple[Any, ...], dict[Any, Run]] = {}
-    for run in sorted(
-        runs, key=lambda run: (run.name, *run.setting, _protocol(run), str(run.config.get("seed")).zfill(9))
-    ):
-        gathered.setdefault((run.name, _protocol(run), *run.setting), []).append(run)
+    twins: dict[tuple[Any, ...], dict[str, Run]] = {}
+    for run in sorted(runs, key=lambda run: (run.name, *run.setting, _protocol(run), seed_of(run).zfill(10))):
+        protocol = run.name, _protocol(run)
+        gathered.setdefault((protocol, run.setting), []).append(run)
         if run.of("sgd") or run.summary.get("sgd"):
-            twins.setdefault((run.name, _protocol(run)), {}).setdefault(run.config.get("seed"), run)
+            twins.setdefault(protocol, {}).setdefault(seed_of(run), run)
     return [
-        Group(*_labels(group[0], runs), tuple(group), twins.get(key[:2], {}), published(group[0].name))
-        for key, group in gathered.items()
+        Group(*_labels(group[0], runs), tuple(group), twins.get(protocol, {}), published(group[0].name))
+        for (protocol, _), group in gathered.items()
     ]
 
 
+def seed_of(run: Run) -> str:
+    """The seed, whatever the configuration has there."""
+    return str(run.config.get("seed"))
+
+
 def _run_folders(folders: Iterable[Path]) -> list[Path]:
-    """The run folders among these and one level below, each once."""
+    """The run folders among these and one level below, each once, in the order of their names."""
     found: dict[Path, Path] = {}
     for folder in folders:
-        below = (
-            [] if (folder / "config.json").is_file() else sorted(path.parent for path in folder.glob("*/config.json"))
-        )
+        below = [path.parent for path in folder.glob("*/config.json")]
         if folder.is_dir() and not below and not (folder / "config.json").is_file():
             raise FileNotFoundError(f"no run in the folder (no config.json, nor one a level below): {folder}")
-        for run in below or [folder]:
-            found.setdefault(run.resolve(), run)
-    return list(found.values())
+        single = (folder / "config.json").is_file() or not below
+        found |= {run.resolve(): run for run in ([folder] if single else below)}
+    return [found[path] for path in sorted(found)]
 
 
 def _protocol(run: Run) -> tuple[Any, ...]:
@@ -109,7 +111,7 @@ def _labels(run: Run, runs: Sequence[Run]) -> tuple[str, str]:
     words = []
     for at, (key, form) in enumerate(_PROTOCOL.items()):
         if len({_protocol(other)[at] for other in others}) > 1:
-            words.append(form.format(run.config.get(key)))
+            words.append(form.format(run.config.get(key) or ("all" if key == "samples" else 0)))
     return f"{strength}μ {run.setting[1]:g}", ", ".join(words)
 
 

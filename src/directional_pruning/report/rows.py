@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from .gather import Group, gather, is_finished
+from .gather import Group, gather, is_finished, seed_of
 from .published import Published, Setting
 from .records import Run
 from .text import percent, points
@@ -71,7 +71,8 @@ def row_of(group: Group) -> Row:
     results = [run.summary["grda"] for run in finished]
     if not results:  # the zeros so far
         results = [{k: v for k, v in run.of("grda")[-1].items() if k in _ZEROS} for run in group.runs if run.of("grda")]
-    dense = [group.twins[seed].summary.get("sgd", {}) for seed in _seeds(finished) if seed in group.twins]
+    # A sweep need not train the dense twin of a seed once more for each setting.
+    dense = [(run.summary.get("sgd") or _twin(group, run)) for run in finished]
     return Row(
         group.recipe,
         group.label,
@@ -153,7 +154,7 @@ def _flags(group: Group) -> Iterable[str]:
         steps = [f"{run.metrics[-1]['network']} at epoch {run.metrics[-1]['epoch']}" for run in waiting if run.metrics]
         furthest = f" ({', '.join(steps)} of {config.get('epochs')})" if steps else ""
         yield f"{len(waiting)} of {len(runs)} runs not finished{furthest}"
-    twice = [str(seed) for seed, count in Counter(_seeds(runs)).items() if count > 1]
+    twice = [str(seed) for seed, count in Counter(map(seed_of, runs)).items() if count > 1]
     if twice:
         yield f"more than one run of seed {', '.join(twice)}"
     if group.known is None:
@@ -167,8 +168,10 @@ def _flags(group: Group) -> Iterable[str]:
         yield f"the paper: {group.row.note}"
 
 
-def _seeds(runs: Iterable[Run]) -> list[Any]:
-    return [run.config.get("seed") for run in runs]
+def _twin(group: Group, run: Run) -> Mapping[str, Any]:
+    """The result of the dense twin that another run of this seed has trained."""
+    other = group.twins.get(seed_of(run))
+    return {} if other is None else other.summary.get("sgd", {})
 
 
 def _stat(records: Iterable[Mapping[str, Any]], key: str) -> Stat | None:
