@@ -146,26 +146,37 @@ INLINE void update_elements(const Row *row, Py_ssize_t from, Py_ssize_t n, void 
     else UPDATE(update_bfloat16_float, bfloat16, float);
 }
 
-WIDEST static void update_part(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates rates) {
-    update_elements(row, from, n, AT(char, row->w, from * row->w_bytes), rates);
+/* Elements at a time, and how far ahead of them memory is asked for what they need: the hardware's own prefetching ends
+   with each page. */
+#define BLOCK 64
+#define AHEAD 512
+
+INLINE void prefetch(int64_t address, int64_t from, int64_t bytes) {
+    for (int i = 0; address && i < BLOCK * bytes; i += 64) __builtin_prefetch(AT(char, address, from * bytes + i));
 }
 
+/* Past the caches an ordinary store first reads the line it will overwrite; a streaming store does not. So weights that
+   are only written are made in a block, and that is streamed. The first weight's address must be one of 64 then. */
+WIDEST static void update_part(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates rates, int streaming) {
+    _Alignas(64) char block[BLOCK * sizeof(float)];
+    streaming = HAS_STREAM && streaming && row->d && rates.decay == 0;
+    for (; n >= BLOCK; from += BLOCK, n -= BLOCK) {
+        char *w = AT(char, row->w, from * row->w_bytes);
+        prefetch(row->v, from + AHEAD, sizeof(float));
+        prefetch(row->d, from + AHEAD, row->d_bytes);
+        prefetch(row->b, from + AHEAD, sizeof(float));
+        if (!streaming) prefetch(row->w, from + AHEAD, row->w_bytes);
+        update_elements(row, from, BLOCK, streaming ? block : w, rates);
 #if HAS_STREAM
-/* The same for weights that are only written. Past the caches, an ordinary store first reads the line it will overwrite;
-   a streaming store does not. So a few weights at a time are made in a block, and that is streamed. n must be a multiple
-   of BLOCK, and the first weight's address one of 64. */
-#define BLOCK 64
-WIDEST static void update_streaming(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates rates) {
-    __m128i block[BLOCK * sizeof(float) / sizeof(__m128i)];
-    const int vectors = (int)(BLOCK * row->w_bytes / (int)sizeof *block);
-    __m128i *w = AT(__m128i, row->w + from * row->w_bytes, 0);
-    for (Py_ssize_t end = from + n; from < end; from += BLOCK, w += vectors) {
-        update_elements(row, from, BLOCK, block, rates);
-        for (int i = 0; i < vectors; i++) _mm_stream_si128(w + i, block[i]);
-    }
-    _mm_sfence();
-}
+        for (int i = 0; streaming && i < BLOCK * row->w_bytes; i += 16)
+            _mm_stream_si128((__m128i *)(w + i), _mm_load_si128((const __m128i *)(block + i)));
 #endif
+    }
+#if HAS_STREAM
+    if (streaming) _mm_sfence();
+#endif
+    update_elements(row, from, n, AT(char, row->w, from * row->w_bytes), rates);
+}
 
 /* Of the elements of all tensors, laid end to end, update those from begin to end. */
 static void update_range(const Row *row, const Row *last, Py_ssize_t begin, Py_ssize_t end, Rates rates,
@@ -174,17 +185,10 @@ static void update_range(const Row *row, const Row *last, Py_ssize_t begin, Py_s
         Py_ssize_t from = begin > first ? begin - first : 0;
         Py_ssize_t to = end < first + row->elements ? end - first : (Py_ssize_t)row->elements;
         if (from >= to) continue;
-#if HAS_STREAM
-        if (streaming && row->d && rates.decay == 0) {
-            Py_ssize_t head = (Py_ssize_t)(-(row->w + from * row->w_bytes) & 63) / (Py_ssize_t)row->w_bytes;
-            if (head > to - from) head = to - from;
-            Py_ssize_t body = (to - from - head) / BLOCK * BLOCK;
-            update_part(row, from, head, rates);
-            update_streaming(row, from + head, body, rates);
-            from += head + body;
-        }
-#endif
-        update_part(row, from, to - from, rates);
+        Py_ssize_t head = streaming ? (Py_ssize_t)(-(row->w + from * row->w_bytes) & 63) / (Py_ssize_t)row->w_bytes : 0;
+        if (head > to - from) head = to - from;
+        update_part(row, from, head, rates, 0);
+        update_part(row, from + head, to - from - head, rates, streaming);
     }
 }
 
