@@ -177,7 +177,7 @@ def test_rows_are_means_over_seeds_beside_the_papers(tmp_path):
         ({"momentum": 0.9}, "momentum 0.9, the paper's is 0"),
         ({"mu": 0.66}, "not a setting of the paper"),
         ({"mu": 0.7}, "the paper: nine seeds: the tenth diverged and is left out"),
-        ({"finished": False, "upto": 7}, "1 of 1 runs not finished (grda at epoch 7 of 600)"),
+        ({"finished": False, "upto": 7}, "1 of 1 runs not finished (gRDA at epoch 7 of 600)"),
         ({"recipe": "vgg16-cifar10-modern"}, "beyond the paper: beside the rows of vgg16-cifar10"),
     ],
 )
@@ -391,3 +391,18 @@ def test_the_command_prints_a_table_and_the_page(tmp_path, capsys, monkeypatch):
         cli.main()
     out, err = capsys.readouterr()
     assert (stopped.value.code, out, err) == (2, "", f"dirprune: no such run folder: {tmp_path / 'gone'}\n")
+
+
+def test_what_is_true_of_all_settings_is_said_once_above_the_table(tmp_path, capsys, monkeypatch):
+    make_run(tmp_path / "a", epochs=20)
+    make_run(tmp_path / "b", epochs=20, mu=0.7)
+    page = write_comparison([tmp_path], tmp_path / "page.html").read_text(encoding="utf-8")
+    shown = page.split("<body>")[1].split("<img")[0]
+    assert shown.count("hortened: 20 epochs") == 1
+    assert shown.index("hortened: 20 epochs") < shown.index("<table") < shown.index("nine seeds")
+    monkeypatch.setattr(sys, "argv", ["dirprune", "compare", str(tmp_path), "--out", str(tmp_path / "page.html")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().out.splitlines()
+    assert "all: shortened: 20 epochs, the paper's runs have 600" in said
+    assert [line for line in said if line.startswith("μ 0.7: the paper: nine seeds")]

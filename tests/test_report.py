@@ -22,6 +22,7 @@ from directional_pruning.report.figures import (
     histogram_figure,
     layers_figure,
     loss_figure,
+    norm_ratio_figure,
     schedule_figure,
     sparsity_figure,
 )
@@ -395,3 +396,50 @@ def test_no_torch_is_loaded():
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "directional_pruning.report.page" in done.stdout.split()
     assert "torch" not in done.stdout.split()
+
+
+def test_a_run_of_a_published_setting_stands_beside_the_paper(tmp_path):
+    config = {**CONFIG, "recipe": "vgg16-cifar10", "c": 0.0005, "mu": 0.51, "paper_protocol": True}
+    lines = [*epochs("sgd", norm_ratio=3e-4), *epochs("grda", norm_ratio=6e-4)]
+    page = read_page(make_run(tmp_path, lines, config=config))
+    text = visible(page)
+    table = text.split("The paper ")[1].split("Training ")[0]
+    for said in (
+        "61.41 % ± 0.13",
+        "92.61 %",
+        "+31.20",
+        "91.02 % ± 0.15",
+        "99.44 %",
+        "+8.42",
+        "90.82 % ± 0.18",
+        "+8.71",
+    ):
+        assert said in table
+    assert "shortened: 4 epochs" in table
+    assert "held out" not in table
+    assert len(pictures(page)) == len(FIGURES) + 1
+    assert "test accuracy, %" in (tmp_path / "figures" / "accuracy.svg").read_text(encoding="utf-8")
+    assert "dashed: the paper, 600 epochs" in (tmp_path / "figures" / "norm_ratio.svg").read_text(encoding="utf-8")
+
+
+def test_an_unpublished_run_has_its_norm_ratio_and_nothing_of_the_paper(tmp_path):
+    lines = [*epochs("sgd", norm_ratio=3e-4), *epochs("grda", norm_ratio=6e-4)]
+    axes = norm_ratio_figure(lines).axes[0]
+    assert axes.lines[0].get_ydata().tolist() == pytest.approx([0.3] * 4)
+    page = read_page(make_run(tmp_path, lines))
+    assert "<h2>The paper</h2>" not in page
+    assert "dashed" not in (tmp_path / "figures" / "norm_ratio.svg").read_text(encoding="utf-8")
+
+
+def test_a_run_of_the_papers_setting_under_way_shows_what_is_published(tmp_path):
+    config = {**CONFIG, "recipe": "resnet50-imagenet", "c": 0.005, "mu": 0.55, "paper_protocol": True, "epochs": 150}
+    text = visible(read_page(make_run(tmp_path, [*epochs("sgd", 1)], None, config)))
+    assert "Zeros, all parameters 91.59 % – –" in text
+    assert "Test accuracy 60.00 %" in text
+    assert "One run of resnet50-imagenet" in text
+
+
+def test_the_published_norm_ratio_is_drawn_to_the_runs_length():
+    axes = norm_ratio_figure([*epochs("grda", norm_ratio=6e-4)], "vgg16-cifar10", 0.0005, 0.51).axes[0]
+    dashed = [line.get_xydata()[-1].tolist() for line in axes.lines if line.get_linestyle() == "--"]
+    assert dashed == [pytest.approx([4 * 599 / 600, x]) for x in (0.35286, 0.61854)]

@@ -30,16 +30,19 @@ def compare(
     from rich.text import Text
 
     from ..report import comparison_rows, write_comparison
-    from ..report.rows import COMPARED, in_words
+    from ..report.rows import COMPARED, in_words, shared_flags
 
-    for recipe, rows in groupby(comparison_rows(runs), key=lambda row: row.recipe):
-        table, flags = Table("", "seeds", *(f"{heading}, %" for heading, _ in COMPARED), title=Text(recipe)), []
+    for recipe, part in groupby(comparison_rows(runs), key=lambda row: row.recipe):
+        rows = list(part)
+        shared = shared_flags(rows)
+        flags = [f"all: {flag}" for flag in shared]
+        table = Table("", "seeds", *(f"{heading}, %" for heading, _ in COMPARED), title=Text(recipe))
         for column in table.columns[1:]:
             column.justify = "right"
         for row in rows:
             seeds = f"{row.seeds}" if row.seeds == row.runs else f"{row.seeds} of {row.runs}"
             table.add_row(Text(row.label), seeds, *(in_words(row, name) for _, name in COMPARED), end_section=True)
-            flags += [f"{row.label}: {flag}" for flag in row.flags]
+            flags += [f"{row.label}: {flag}" for flag in row.flags if flag not in shared]
         Console().print(table)
         for flag in flags:
             print(flag)

@@ -60,7 +60,7 @@ def accuracy_against_zeros(groups: Sequence[Group]) -> Figure | None:
         heights += [100 * value for value in y]
     for _, zeros, accuracy, colour in ours:
         heights += _point(axes, zeros, accuracy, colour)
-    dense = {row.twin_accuracy.mean for row, *_ in ours if row.twin_accuracy}
+    dense = _dense(groups)
     for level in sorted(dense):
         axes.axhline(100 * level, color=COLOURS["sgd"], linewidth=1.4)
     handles += [_sample("", COLOURS["sgd"], "dense twin, ours", linestyle="-")] * bool(dense)
@@ -149,6 +149,19 @@ def _sample(marker: str, colour: str, label: str, *, hollow: bool = False, **cha
     """A marker, a piece of line, or both, for the key."""
     look: dict[str, Any] = {"linestyle": "", "markersize": 6, "markerfacecolor": GROUND if hollow else colour} | changed
     return Line2D([], [], marker=marker, color=colour, label=label, **look)
+
+
+def _dense(groups: Sequence[Group]) -> set[float]:
+    """The mean test accuracy of the dense twins of each protocol."""
+    levels = set()
+    for group in {group.protocol: group for group in groups}.values():
+        found = [
+            run.summary["sgd"]["test_accuracy"]
+            for run in group.twins.values()
+            if "test_accuracy" in run.summary.get("sgd", {})
+        ]
+        levels |= {float(np.mean(found))} if found else set()
+    return levels
 
 
 def _name(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:

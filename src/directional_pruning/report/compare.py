@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from . import at_the_end, over_training
 from .gather import Group, gather
 from .markup import document, pictures, section, write
-from .rows import COMPARED, Row, Stat, holds_out, mean_and_deviation, row_of
+from .rows import COMPARED, Row, Stat, mean_and_deviation, row_of, shared_flags
 from .text import ABOUT, duration, points
 
 
@@ -57,7 +57,7 @@ def _recipe(recipe: str, groups: Sequence[Group]) -> list[str]:
         sources = f'<p class="about">The paper\'s numbers. {escape(said[:1].upper() + said[1:])}.</p>'
     rows = [row_of(group) for group in groups]
     return [
-        section(escape(recipe), _table(rows) + sources),
+        section(escape(recipe), _table(rows) + sources, lead="; ".join(shared_flags(rows))),
         section("", pictures(drawn, _captions(groups, rows, drawn)), "pictures").replace("<h2></h2>\n", ""),
     ]
 
@@ -70,7 +70,7 @@ def _table(rows: Sequence[Row]) -> str:
     above += '<th colspan="2"></th>'
     heads = ["setting", "seeds", *parts * len(COMPARED), "zeros, prunable, %", "time"]
     below = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    lines = []
+    lines, shared = [], shared_flags(rows)
     for row in rows:
         cells = [f"{row.seeds}" if row.seeds == row.runs else f"{row.seeds} of {row.runs}"]
         for _, name in COMPARED:
@@ -80,8 +80,9 @@ def _table(rows: Sequence[Row]) -> str:
         cells += [_cell(row.sparsity_prunable), duration(row.seconds.mean) if row.seconds else "–"]
         said = "".join(f"<td>{cell}</td>" for cell in cells)
         lines.append(f'<tr><th scope="row">{escape(row.label)}</th>{said}</tr>\n')
-        if row.flags:
-            said = escape("; ".join(row.flags))
+        own = [flag for flag in row.flags if flag not in shared]
+        if own:
+            said = escape("; ".join(own))
             lines.append(f'<tr class="flags"><td colspan="{len(heads)}">{said}</td></tr>\n')
     head = f"<thead>\n<tr>{above}</tr>\n<tr>{below}</tr>\n</thead>"
     return f'<table class="compared">\n{head}\n<tbody>\n{"".join(lines)}</tbody>\n</table>\n'
@@ -103,7 +104,7 @@ def _captions(
     groups: Sequence[Group], rows: Sequence[Row], drawn: Mapping[str, Figure | None]
 ) -> dict[str, tuple[str, str]]:
     """What to see in each picture, and the same for those who cannot see it."""
-    held = any(holds_out(group.config) for group in groups)
+    held = any(not group.runs[0].paper_protocol for group in groups)
     data = "held-out training images, not the test data that the paper shows" if held else "the test data"
     if held and groups[0].known is None:
         data = "the validation data"

@@ -58,9 +58,9 @@ def loss_figure(metrics: Records) -> Figure | None:
 
 
 @styled
-def accuracy_figure(metrics: Records) -> Figure | None:
-    """Validation accuracy of both networks over epochs; training accuracy where nothing was held out."""
-    kind, key = accuracy_of(metrics)
+def accuracy_figure(metrics: Records, *, paper_protocol: bool = False) -> Figure | None:
+    """Validation accuracy of both networks over epochs; test or training accuracy where nothing was held out."""
+    kind, key = accuracy_of(metrics, paper_protocol=paper_protocol)
     curves = curves_of(metrics, key, unit=0.01)
     if not curves:
         return None
@@ -125,7 +125,7 @@ def norm_ratio_figure(metrics: Records, recipe: str = "", c: float = math.nan, m
     if not curves:
         return None
     figure = new_figure()
-    axes = panel(figure, "‖w‖₂ / ‖w‖₁, in thousandths")
+    axes = panel(figure, "‖w‖₂ / ‖w‖₁ × 1000")
     end, known = last_epoch(metrics), published(recipe)
     rows = {"sgd": known.twin, "grda": known.setting(c, mu)} if known else {}
     drawn = {network: row.curves["norm_ratio"] for network, row in rows.items() if row and "norm_ratio" in row.curves}
@@ -136,16 +136,9 @@ def norm_ratio_figure(metrics: Records, recipe: str = "", c: float = math.nan, m
     axes.set_ylim(0, 1.08 * highest or 1)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     draw(axes, curves, end, lambda value: decimal(value, 3))
-    if drawn:
-        same = known is None or end == known.epochs
-        note(
-            axes,
-            "dashed: the paper" if same else f"dashed: the paper, its {known.epochs} epochs drawn to this length",
-            (0.5, 1),
-            (0, -8),
-            ha="center",
-            color=MUTED,
-        )
+    if known and drawn:
+        said = "" if end == known.epochs else f", {known.epochs} epochs"
+        note(axes, f"dashed: the paper{said}", (1, 1), (0, 12), ha="right", color=MUTED)
     return figure
 
 

@@ -25,7 +25,6 @@ from .canvas import (
 from .figures import log_ticks
 from .gather import Group
 from .records import Run
-from .rows import holds_out
 from .text import decimal, percent
 
 Groups = Sequence[Group]
@@ -47,7 +46,7 @@ def in_shares(groups: Groups) -> bool:
 @styled
 def accuracy_over_training(groups: Groups) -> Figure | None:
     """Accuracy over training: on the test data, or on what was held out; the axis starts where a fifth is over."""
-    held = {holds_out(group.config) for group in groups}
+    held = {not group.runs[0].paper_protocol for group in groups}
     label = " or ".join(kind for kind, known in (("test", False), ("validation", True)) if known in held)
     curves = _curves(groups, "validation_accuracy", "test_accuracy", 0.01)
     return _over_training(groups, curves, f"{label} accuracy, %", _percent, _zoom, "test" if True in held else "")
@@ -98,7 +97,7 @@ def norm_ratio_over_training(groups: Groups) -> Figure | None:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
 
     curves = _curves(groups, "norm_ratio", "norm_ratio", 1e-3)
-    return _over_training(groups, curves, "‖w‖₂ / ‖w‖₁, in thousandths", decimal, from_zero)
+    return _over_training(groups, curves, "‖w‖₂ / ‖w‖₁ × 1000", decimal, from_zero)
 
 
 def _curves(groups: Groups, key: str, published_key: str, unit: float, *, dense: bool = True) -> list[Curve]:

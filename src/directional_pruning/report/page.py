@@ -58,7 +58,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     words, drawn = captions(run), folder / "figures"
     training = {
         "loss": figures.loss_figure(run.metrics),
-        "accuracy": figures.accuracy_figure(run.metrics),
+        "accuracy": figures.accuracy_figure(run.metrics, paper_protocol=run.paper_protocol),
         "sparsity": figures.sparsity_figure(run.metrics),
         "schedule": figures.schedule_figure(run.metrics),
         "norm_ratio": figures.norm_ratio_figure(run.metrics, run.name, *run.setting),
@@ -105,7 +105,9 @@ def _results(run: Run) -> str:
         records = {network: run.summary[network] for network in NETWORKS if run.summary.get(network)}
         return section("Result", _comparison(_RESULTS, records))
     records = {network: run.of(network)[-1] for network in NETWORKS if run.of(network)}
-    return section("So far", _comparison(_SO_FAR, records))
+    watched = "Test accuracy" if run.paper_protocol else "Validation accuracy"
+    rows = [(label.replace("Validation accuracy", watched), key, said) for label, key, said in _SO_FAR]
+    return section("So far", _comparison(rows, records))
 
 
 def _paper(run: Run) -> tuple[str, str, str]:
@@ -129,7 +131,7 @@ def _paper(run: Run) -> tuple[str, str, str]:
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("the paper", "this run", "difference, points"))
     table = f'<table class="results">\n<thead><tr><td></td>{heads}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table>'
     seeds = "one run" if row.seeds == 1 else f"mean ± sample standard deviation of {row.seeds} seeds"
-    said = f"{known.recipe}, c {row.c:g}, μ {row.mu:g}, {known.epochs} epochs: {seeds}, {known.sources['settings']}"
+    said = f"{seeds} of {known.recipe}, c {row.c:g}, μ {row.mu:g}, {known.epochs} epochs ({known.sources['settings']})"
     remarks = [said, row.note, *protocol_flags(run.config, known)]
     return table, "wide", "; ".join(filter(None, remarks))
 

@@ -32,6 +32,11 @@ class Run:
         """The strength c and the growth mu; NaN for what the configuration does not say."""
         return _number(self.config.get("c"), "c"), _number(self.config.get("mu"), "mu")
 
+    @property
+    def paper_protocol(self) -> bool:
+        """Whether nothing was held out, so that the accuracy of each epoch is that on the test data."""
+        return bool(self.config.get("paper_protocol"))
+
     def of(self, network: str) -> list[Record]:
         """The epochs of one network, in order."""
         return [record for record in self.metrics if record["network"] == network]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from .gather import Group, gather, is_finished, seed_of
 from .published import Published, Setting
 from .records import Run
-from .text import percent, points
+from .text import NAMES, percent, points
 
 COMPARED = (
     ("zeros, all parameters", "sparsity_all"),
@@ -142,16 +142,19 @@ def in_words(row: Row, name: str) -> str:
     return "\n".join(lines)
 
 
-def holds_out(config: Mapping[str, Any]) -> bool:
-    """Whether the accuracy of each epoch is that on held-out training data; else it is that on the test data."""
-    return not config.get("paper_protocol")
+def shared_flags(rows: Sequence[Row]) -> list[str]:
+    """What is to be said of all of several rows, and so need not be said of each."""
+    first, *others = rows
+    return [flag for flag in first.flags if others and all(flag in row.flags for row in others)]
 
 
 def _flags(group: Group) -> Iterable[str]:
     config, runs = group.config, group.runs
     waiting = [run for run in runs if not is_finished(run)]
     if waiting:
-        steps = [f"{run.metrics[-1]['network']} at epoch {run.metrics[-1]['epoch']}" for run in waiting if run.metrics]
+        steps = [
+            f"{NAMES[run.metrics[-1]['network']]} at epoch {run.metrics[-1]['epoch']}" for run in waiting if run.metrics
+        ]
         furthest = f" ({', '.join(steps)} of {config.get('epochs')})" if steps else ""
         yield f"{len(waiting)} of {len(runs)} runs not finished{furthest}"
     twice = [str(seed) for seed, count in Counter(map(seed_of, runs)).items() if count > 1]
