@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .order import shares
@@ -13,6 +12,9 @@ from .order import shares
 __all__ = ["Images", "Splits", "affine"]
 
 T = TypeVar("T")
+
+# Values of images that are augmented at once: 16 MB as float32.
+_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -74,22 +76,33 @@ class Images:
     def _shuffled(self, cuts: list[tuple[int, int]], generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of this epoch's order. All its random numbers are drawn here, on the CPU, whatever is left out."""
         count, device, p = len(self), self.labels.device, self.padding
-        order = torch.randperm(count, generator=generator).to(device)
-        rows, columns = torch.randint(2 * p + 1, (2, count), generator=generator).to(device)
-        # Positions, not a mask: their number is known here, while a mask would make the CPU wait for the device.
-        mirrored = (torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)).nonzero().squeeze(1)
-        bounds = torch.searchsorted(mirrored, torch.tensor(cuts, dtype=torch.int64).reshape(-1, 2)).tolist()
-        mirrored = mirrored.to(device)
+        order = torch.randperm(count, generator=generator)
+        rows, columns = torch.randint(2 * p + 1, (2, count), generator=generator)
+        mirrored = torch.randint(2, (count,), generator=generator) * self.flip
+        if not cuts:
+            return
+        mine = torch.cat([torch.arange(start, stop) for start, stop in cuts])
+        order, rows, columns, mirrored = (values[mine].to(device) for values in (order, rows, columns, mirrored))
 
-        for (start, stop), (begin, end) in zip(cuts, bounds):
-            chosen = order[start:stop]
+        # Several batches at once: the threads meet, or kernels start, less often.
+        size = cuts[0][1] - cuts[0][0]
+        most = size * max(1, _AT_ONCE // self.images[:size].numel())
+        _, channels, height, width = self.images.shape
+        # The images on black, and their mirror images: what is wanted is a window of one or the other.
+        canvas = self.images.new_zeros(1 + self.flip, min(most, len(mine)), channels, height + 2 * p, width + 2 * p)
+        inside, windows = canvas[..., p : p + height, p : p + width], _windows(canvas, height, width)
+        wanted = rows * canvas.stride(3) + columns + mirrored * canvas.stride(0)
+        steps = torch.arange(canvas.shape[1], device=device) * canvas.stride(1)
+        for chosen, offsets in zip(order.split(most), wanted.split(most)):
             images = self.images.index_select(0, chosen)
-            if p:
-                images = _windows(F.pad(images, (p, p, p, p)).contiguous(), rows[start:stop], columns[start:stop], p)
-            if begin < end:
-                those = mirrored[begin:end] - start
-                images.index_copy_(0, those, images.index_select(0, those).flip(3))
-            yield self._normalised(images), self.labels[chosen]
+            if p or self.flip:
+                inside[0, : len(chosen)] = images
+                if self.flip:
+                    inside[1, : len(chosen)] = images.flip(3)
+                starts = offsets + steps[: len(chosen)]
+                # On the CPU index_select copies whole rows; elsewhere it might first write out all the windows.
+                images = windows.index_select(0, starts) if device.type == "cpu" else windows[starts]
+            yield from zip(self._normalised(images).split(size), self.labels[chosen].split(size))
 
     def _normalised(self, images: Tensor) -> Tensor:
         """Float32, scaled and shifted. The caller may write into it, so it never shares memory with the data set."""
@@ -111,18 +124,11 @@ def affine(
     return factor, offset
 
 
-def _windows(padded: Tensor, rows: Tensor, columns: Tensor, padding: int) -> Tensor:
-    """Of each padded image the window that begins at its row and column, without copying anything else."""
-    count, channels, height, width = padded.shape
-    # A view in which entry k is the window whose first pixel has offset k in memory: windows overlap, nothing is
-    # copied until some are selected.
-    shape = (channels, height - 2 * padding, width - 2 * padding)
-    strides = (height * width, width, 1)
+def _windows(canvas: Tensor, height: int, width: int) -> Tensor:
+    """A view whose entry k is the window ``(channels, height, width)`` with its first pixel at offset k of memory."""
+    shape, strides = (canvas.shape[2], height, width), canvas.stride()[2:]
     reach = sum((size - 1) * stride for size, stride in zip(shape, strides))
-    view = padded.as_strided((padded.numel() - reach, *shape), (1, *strides))
-    starts = torch.arange(count, device=padded.device) * (channels * height * width) + rows * width + columns
-    # On the CPU index_select copies whole rows; elsewhere it might first make all the overlapping windows contiguous.
-    return view.index_select(0, starts) if padded.device.type == "cpu" else view[starts]
+    return canvas.as_strided((max(canvas.numel() - reach, 0), *shape), (1, *strides))
 
 
 class Splits(NamedTuple, Generic[T]):

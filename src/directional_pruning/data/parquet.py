@@ -100,10 +100,8 @@ class Shards:
                     table = opened.read(columns=[name], use_threads=False)
                 else:
                     table = opened.read_row_group(group, columns=[name], use_threads=False)
-                column = table.column(0)
-                for leaf in name.split(".")[1:]:
-                    column = column.combine_chunks().field(leaf) if column.num_chunks else column
-                values = column.to_pylist()
+                # Flattened: the bytes alone, where they are a member of a struct.
+                values = table.flatten().column(0).to_pylist()
                 sizes = [opened.metadata.row_group(i).num_rows for i in range(opened.metadata.num_row_groups)]
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, FileNotFoundError):
