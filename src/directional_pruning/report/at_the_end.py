@@ -1,6 +1,6 @@
 """Pictures of where runs of one recipe end, beside the paper's: ours filled, the published hollow, others grey."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from .canvas import COLOURS, DASHED, GROUND, HEIGHT, INK, MUTED, STEPS, new_figure, note, panel, range_of, styled
+from .canvas import COLOURS, DASHED, GROUND, HEIGHT, MUTED, STEPS, new_figure, note, panel, range_of, styled
 from .gather import Group
 from .over_training import colour_of
 from .records import Run
 from .rows import Stat, row_of
 from .text import decimal
 
+_STYLES = (":", DASHED, "-", (0, (6, 1.5, 1, 1.5)), (0, (5, 1)), (0, (1, 1)))  # of the methods, layer by layer
 _TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
@@ -101,11 +102,11 @@ def layer_by_layer(groups: Sequence[Group]) -> Figure | None:
     figure = new_figure(HEIGHT + 17 * lines)
     axes = panel(figure, "zeros, % of the layer's weights", right=14, bottom=52 + 17 * lines)
     handles = []
-    looks: Iterable[tuple[Any, str]] = ((":", MUTED), (DASHED, MUTED), ("-", MUTED), ((0, (6, 1.5, 1, 1.5)), INK))
-    looks = (*looks, (DASHED, COLOURS["grda"]), (":", COLOURS["grda"]))
-    for (name, zeros), (style, colour) in zip(methods.items(), looks):
+    matched = {f"gRDA, c {c:g}, μ {mu:g}": colour for group, colour, _ in ours for c, mu in [group.runs[0].setting]}
+    for (name, zeros), style in zip(methods.items(), _STYLES):
+        colour = matched.get(name, MUTED)
         axes.plot(np.arange(1, len(zeros) + 1), 100 * zeros, color=colour, linewidth=1.1, linestyle=style)
-        handles.append(_sample("", colour, name, linestyle=style))
+        handles.append(_sample("", colour, name.replace("gRDA", "the paper"), linestyle=style))
     for group, colour, zeros in ours:
         joined = "" if methods else "-"
         axes.plot(np.arange(1, len(zeros) + 1), zeros, "o", color=colour, markersize=3.5, linestyle=joined, linewidth=1)

@@ -108,7 +108,8 @@ def _captions(
     data = "held-out training images, not the test data that the paper shows" if held else "the test data"
     if held and groups[0].known is None:
         data = "the validation data"
-    seeds = "Lines are means over seeds, shades reach from the lowest to the highest."
+    which = "the seeds that have got furthest" if any(row.seeds < row.runs for row in rows) else "seeds"
+    seeds = f"Lines are means over {which}, shades reach from the lowest to the highest."
     ends = "; ".join(
         f"{row.label}: zeros {_said(row.sparsity_all)}, test accuracy {_said(row.test_accuracy)}" for row in rows
     )
