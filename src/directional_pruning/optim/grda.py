@@ -213,6 +213,7 @@ class GRDA(Optimizer):
         """
         if not isinstance(group["lr"], Tensor) and not group["lr"] >= 0:
             raise ValueError(f"invalid lr: {group['lr']} (must be >= 0)")
+        host, wanted = torch.device("cpu"), group["fused"] or (group["fused"] is None and not group["foreach"])
         for i, p in enumerate(group["params"]):
             grad = p.grad
             if grad is None:
@@ -232,9 +233,8 @@ class GRDA(Optimizer):
                 elif buffer.dtype != like.dtype:  # from before there was a dual
                     state["momentum_buffer"] = buffer.to(like.dtype)
             # Where the kernels read them, or a graph that is replayed; anywhere else the host reads them.
-            wanted = group["fused"] or (group["fused"] is None and not group["foreach"])
             fused = wanted and p.is_cuda and triton.available()
-            clock = p.device if fused or group["capturable"] else torch.device("cpu")
+            clock = p.device if fused or group["capturable"] else host
             place(state, ("step", "threshold"), clock)
             w, dual, buffer = p, state.get("dual"), state.get("momentum_buffer") if group["momentum"] != 0 else None
             if hasattr(p, "to_local"):

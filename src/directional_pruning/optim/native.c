@@ -156,7 +156,7 @@ INLINE void prefetch(int64_t address, int64_t from, int64_t bytes) {
 }
 
 /* Past the caches an ordinary store first reads the line it will overwrite; a streaming store does not. So weights that
-   are only written are made in a block, and that is streamed. The first weight's address must be one of 64 then. */
+   are only written are made in a block, and that is streamed, from an address that is a multiple of 64. */
 WIDEST static void update_part(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates rates, int streaming) {
     _Alignas(64) char block[BLOCK * sizeof(float)];
     streaming = HAS_STREAM && streaming && row->d && rates.decay == 0;
