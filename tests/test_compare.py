@@ -268,6 +268,16 @@ def test_accuracy_against_zeros_has_our_points_the_papers_and_the_other_methods(
     assert {"magnitude", "magnitude, extended", "variational dropout", "random", "dense twin, ours"} <= set(words)
 
 
+def test_the_axis_of_zeros_has_round_ticks_however_short_it_is(tmp_path):
+    for mu, zeros in ((0.6, 0.9271), (0.7, 0.9339)):
+        make_run(tmp_path / f"{mu}", recipe="digits", mu=mu, zeros=zeros)
+    axes = accuracy_against_zeros(gather([tmp_path])).axes[0]
+    ticks = [float(label.get_text()) for label in axes.get_xticklabels()]
+    assert len(ticks) >= 3
+    assert all(92.7 <= tick <= 93.4 for tick in ticks)
+    assert axes.get_xticks().tolist() == pytest.approx([2 - np.log10(100 - tick) for tick in ticks])
+
+
 def test_layers_of_resnet50_stand_at_their_places_beside_other_methods_and_biases_are_left_out(tmp_path):
     names = published("resnet50-imagenet").layers.names
     layers = [{"name": name, "shape": [2, 2], "total": 100, "nonzeros": i} for i, name in reversed([*enumerate(names)])]

@@ -77,10 +77,7 @@ def accuracy_against_zeros(groups: Sequence[Group]) -> Figure | None:
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     axes.margins(x=0.06)
     _name(axes, [(float(_left(zeros.mean)), 100 * accuracy.mean, row.label, c) for row, zeros, accuracy, c in ours])
-    low, high = axes.get_xlim()
-    ticks = [tick for tick in _TICKS if low <= _left(tick) <= high]
-    axes.set_xticks(_left(ticks), [decimal(100 * tick) for tick in ticks])
-    axes.set_xlabel("zeros, % of all parameters (log scale of what is left)")
+    _zeros_axis(axes)
     _key(axes, handles)
     return figure
 
@@ -134,6 +131,18 @@ def _layers(runs: Sequence[Run], names: Sequence[str]) -> np.ndarray:
 def _left(zeros: Any) -> Any:
     """Where a share of zeros stands on the axis of what is left."""
     return -np.log10(np.maximum(1 - np.asarray(zeros, dtype=float), 1e-6))
+
+
+def _zeros_axis(axes: Axes) -> None:
+    """Round percentages on the axis of what is left; the usual ones, or others where the axis is short."""
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in _TICKS if low <= _left(tick) <= high]
+    if len(ticks) < 2:
+        round_ones = MaxNLocator(4, steps=STEPS).tick_values(100 - 100 * 10**-low, 100 - 100 * 10**-high)
+        ticks = [tick / 100 for tick in round_ones if tick < 100 and low <= _left(tick / 100) <= high]
+    axes.set_xticks(_left(ticks), [decimal(100 * tick, 4) for tick in ticks])
+    axes.set_xlim(low, high)
+    axes.set_xlabel("zeros, % of all parameters (log scale of what is left)")
 
 
 def _point(axes: Axes, zeros: Stat, accuracy: Stat, colour: str, *, hollow: bool = False) -> list[float]:

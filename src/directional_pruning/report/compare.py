@@ -23,6 +23,13 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     Raises:
         FileNotFoundError: for a folder that is not there, or holds no run.
         CorruptFileError: for a run that cannot be read.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     _ = (Path(run) / "config.json").write_text('{"recipe": "digits", "c": 0.01, "mu": 0.7}')
+    ...     page = write_comparison([Path(run)], Path(run) / "page.html")
+    ...     page.name, "μ 0.7" in page.read_text(encoding="utf-8")
+    ('page.html', True)
     """
     groups = gather(folders)
     body = [_header(groups)]
@@ -66,9 +73,9 @@ def _table(rows: Sequence[Row]) -> str:
     """A row for each setting, and below it what the reader must know of it."""
     paper = any(row.published for row in rows)
     parts = ["ours", "paper", "difference"] if paper else [""]
-    above = '<th colspan="2"></th>' + "".join(f'<th colspan="{len(parts)}">{name}, %</th>' for name, _ in COMPARED)
+    above = '<th colspan="2"></th>' + "".join(f'<th colspan="{len(parts)}">{name},&nbsp;%</th>' for name, _ in COMPARED)
     above += '<th colspan="2"></th>'
-    heads = ["setting", "seeds", *parts * len(COMPARED), "zeros, prunable, %", "time"]
+    heads = ["setting", "seeds", *parts * len(COMPARED), "zeros, prunable,&nbsp;%", "time"]
     below = "".join(f'<th scope="col">{head}</th>' for head in heads)
     lines, shared = [], shared_flags(rows)
     for row in rows:

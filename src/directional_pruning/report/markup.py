@@ -99,6 +99,7 @@ thead .grda {{ color: var(--grda); }}
 .compared th:first-child {{ padding-left: 0; color: var(--ink); }}
 .compared tr:has(+ .flags) > * {{ border-bottom: 0; padding-bottom: 0; }}
 .compared .flags td {{ padding: 0 0 .4rem; color: var(--muted); text-align: left; white-space: normal; }}
+.compared:last-child {{ margin-bottom: 1.75rem; }}
 .compared + .about {{ margin-top: 1rem; font-size: .85rem; }}
 .settings td {{ min-width: 6rem; text-align: left; overflow-wrap: anywhere; }}
 .settings td + td {{ color: var(--muted); }}

@@ -61,6 +61,14 @@ def comparison_rows(folders: Sequence[Path]) -> list[Row]:
 
     Raises:
         FileNotFoundError, CorruptFileError: as :func:`gather`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     _ = (Path(run) / "config.json").write_text('{"recipe": "digits", "c": 0.01, "mu": 0.7, "seed": 3}')
+    ...     _ = (Path(run) / "summary.json").write_text('{"grda": {"sparsity_all": 0.9, "test_accuracy": 0.99}}')
+    ...     (row,) = comparison_rows([Path(run)])
+    >>> row.label, row.seeds, row.test_accuracy
+    ('μ 0.7', 1, Stat(mean=0.99, std=None, count=1))
     """
     return [row_of(group) for group in gather(folders)]
 
