@@ -63,6 +63,14 @@ def cifar10(
         FileNotFoundError: where the data set is not found.
         CorruptFileError: for a file that cannot be read.
         ModuleNotFoundError: where Pillow or pyarrow is needed and not installed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("data_batch_1.bin", "test_batch.bin"):  # four black images of class 0
+    ...         _ = (Path(folder) / name).write_bytes(bytes(4 * 3073))
+    ...     splits = cifar10(folder=folder, validation=1)
+    >>> [len(split) for split in splits]
+    [3, 1, 4]
     """
     return _cifar(10, device, folder, mean, std, validation, samples)
 

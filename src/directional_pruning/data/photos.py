@@ -170,6 +170,17 @@ def photos(
         FileNotFoundError: where there are no such images.
         CorruptFileError: for a parquet file that cannot be read.
         ModuleNotFoundError: where Pillow or pyarrow is needed and not installed.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("train/cat", "val/cat"):
+    ...         (Path(folder) / name).mkdir(parents=True)
+    ...         Image.new("RGB", (60, 40)).save(Path(folder) / name / "1.jpg")
+    ...     splits = photos("cpu", folder, classes=1, validation=0, workers=0)
+    ...     inputs, labels = next(splits.test.batches(8))
+    >>> inputs.shape, labels
+    (torch.Size([1, 3, 224, 224]), tensor([0]))
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
