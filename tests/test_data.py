@@ -687,6 +687,16 @@ def test_workers_change_nothing_and_neither_does_the_global_generator(kind, requ
     assert not same(splits.train.batches(4, shuffle_seed=5), splits.train.batches(4, shuffle_seed=6))
 
 
+@pytest.mark.parametrize("kind", ["folders", "parquet"])
+def test_what_a_worker_needs_can_be_sent_to_one_that_is_not_a_fork(kind, request, monkeypatch):
+    train = load(request.getfixturevalue(kind), validation=0).train
+    expected = list(train.batches(4, shuffle_seed=5))
+    module = sys.modules["directional_pruning.data.photos"]
+    loader = module.DataLoader
+    monkeypatch.setattr(module, "DataLoader", lambda work, **kw: loader(pickle.loads(pickle.dumps(work)), **kw))
+    assert same(train.batches(4, shuffle_seed=5), expected)
+
+
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["folders", "parquet"])
 def test_photos_are_shared_and_resumed_as_images_are(kind, world, request):

@@ -38,9 +38,11 @@ class Shards:
         self.files, self.held = list(files), held
         self._kept: OrderedDict[int, list[bytes]] = OrderedDict()
         self._places: list[tuple[int, int]] = []
+        self._begins: list[int] = []  # each file's first image
         labels, sizes = [], []
         for number, file in enumerate(self.files):
             read, groups = self._column(file, None, _LABELS)
+            self._begins.append(sum(sizes))
             labels.append(read)
             sizes += groups
             self._places += [(number, group) for group in range(len(groups))]
@@ -55,10 +57,8 @@ class Shards:
 
     def name(self, index: int) -> str:
         """What an error calls an image."""
-        group = int(self.groups[index])
-        number, _ = self._places[group]
-        first = next(g for g, (file, _) in enumerate(self._places) if file == number)
-        return f"{self.files[number]} (row {index - self._starts[first]})"
+        number, _ = self._places[int(self.groups[index])]
+        return f"{self.files[number]} (row {index - self._begins[number]})"
 
     def encoded(self, index: int) -> bytes:
         """The bytes of an image file. Whole row groups are read, and the last few are kept.

@@ -68,18 +68,17 @@ class Photos:
         """
         cuts = list(shares(len(self), batch_size, first=first, part=part, equal=shuffle_seed is not None))
         order = self.indices if shuffle_seed is None else self.indices[self._order(shuffle_seed)]
-        batches = [order[start:stop] for start, stop in cuts]
-        work = _Decoding(self.source, self.size, self.resize, shuffle_seed, batches)
+        work = _Decoding(self.source, self.size, self.resize, shuffle_seed, order, cuts)
         loader = DataLoader(
             work,
             batch_size=None,
-            num_workers=min(self.workers, len(batches)),
+            num_workers=min(self.workers, len(cuts)),
             pin_memory=self.device.type == "cuda",
             # Of its own: the loader draws a number, and the network's dropout must not notice.
             generator=torch.Generator(),
         )
         factor, offset = affine(self.mean, self.std, 255, self.device)
-        for pixels, labels in self._ahead(loader, batches):
+        for pixels, labels in self._ahead(loader, (self.source.labels[order[start:stop]] for start, stop in cuts)):
             yield pixels.float().mul_(factor).add_(offset), labels
 
     def _order(self, seed: int) -> Tensor:
@@ -93,19 +92,19 @@ class Photos:
         shuffled = torch.randperm(len(groups), generator=generator)
         return shuffled[pools[groups[shuffled]].argsort(stable=True)]
 
-    def _ahead(self, loader: DataLoader[Tensor | Exception], batches: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _ahead(
+        self, loader: DataLoader[Tensor | Exception], classes: Iterator[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Decoded batches on the device, the next one on its way there while one is in use."""
         waiting: tuple[Tensor, Tensor] | None = None
-        for decoded, indices in zip(loader, batches):
+        for decoded, labels in zip(loader, classes):
             if isinstance(decoded, Exception):
                 raise decoded
-            labels = self.source.labels[indices]
-            if self.device.type == "cuda":
-                labels = labels.pin_memory()
-            following = tuple(t.to(self.device, non_blocking=True) for t in (decoded, labels))
+            pinned = labels.pin_memory() if self.device.type == "cuda" else labels
+            following = decoded.to(self.device, non_blocking=True), pinned.to(self.device, non_blocking=True)
             if waiting is not None:
                 yield waiting
-            waiting = (following[0], following[1])
+            waiting = following
         if waiting is not None:
             yield waiting
 
@@ -114,15 +113,22 @@ class _Decoding(Dataset[Tensor | Exception]):
     """What a worker does: its entries are decoded batches ``(b, 3, size, size)`` uint8."""
 
     def __init__(
-        self, source: Folder | Shards, size: int, resize: int, seed: int | None, batches: list[Tensor]
+        self,
+        source: Folder | Shards,
+        size: int,
+        resize: int,
+        seed: int | None,
+        order: Tensor,
+        cuts: list[tuple[int, int]],
     ) -> None:
-        self.source, self.size, self.resize, self.seed, self.batches = source, size, resize, seed, batches
+        self.source, self.size, self.resize, self.seed, self.order, self.cuts = source, size, resize, seed, order, cuts
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.cuts)
 
     def __getitem__(self, index: int) -> Tensor | Exception:
-        numbers = self.batches[index].tolist()
+        start, stop = self.cuts[index]
+        numbers = self.order[start:stop].tolist()
         images = torch.empty(len(numbers), 3, self.size, self.size, dtype=torch.uint8)
         try:
             for place, number in zip(images, numbers):
