@@ -27,15 +27,15 @@ class Shards:
     Args:
         files: parquet files with a column ``img`` or ``image``, of bytes or of a struct with ``bytes``, and an integer
             column ``label`` or ``fine_label``.
-        held: rows of which the encoded images are kept in memory, at least.
+        held: rows of which the encoded images are kept in memory, at least; and those of the largest group beside them.
 
     Raises:
         CorruptFileError: for a file that is no such parquet file.
         ModuleNotFoundError: where pyarrow is not installed.
     """
 
-    def __init__(self, files: Sequence[Path], held: int = 4096) -> None:
-        self.files, self.held = list(files), held
+    def __init__(self, files: Sequence[Path], held: int = 2048) -> None:
+        self.files = list(files)
         self._kept: OrderedDict[int, list[bytes]] = OrderedDict()
         self._places: list[tuple[int, int]] = []
         self._begins: list[int] = []  # each file's first image
@@ -48,6 +48,7 @@ class Shards:
             self._places += [(number, group) for group in range(len(groups))]
         if not sum(sizes):
             raise CorruptFileError(f"{self.files[0]} holds no images")
+        self._held = held + max(sizes)
         self.labels = torch.cat([torch.tensor(values, dtype=torch.int64) for values in labels])
         self.groups = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         self._starts = [0, *torch.tensor(sizes).cumsum(0).tolist()]
@@ -70,7 +71,7 @@ class Shards:
         if group not in self._kept:
             number, place = self._places[group]
             self._kept[group] = self._column(self.files[number], place, _IMAGES)[0]
-            while len(self._kept) > 1 and sum(map(len, self._kept.values())) - len(self._oldest()) >= self.held:
+            while len(self._kept) > 1 and sum(map(len, self._kept.values())) - len(self._oldest()) >= self._held:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(group)
         found = self._kept[group][index - self._starts[group]]

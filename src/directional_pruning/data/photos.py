@@ -21,7 +21,8 @@ __all__ = ["Photos", "photos"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# Rows of parquet files that are shuffled among each other: enough to mix, few enough to hold in every worker.
+# Rows of parquet files that are shuffled among each other, to which a last row group may add: enough to mix, and no
+# more than every worker keeps in memory.
 _POOL = 2048
 
 
@@ -85,7 +86,7 @@ class Photos:
         """A random order that reads whole pools of row groups one after the other."""
         generator = torch.Generator().manual_seed(seed)
         groups = self.source.groups[self.indices]
-        sizes = groups.bincount()
+        sizes = self.source.groups.bincount()  # with the images of other sets, which are read as well
         turns = torch.randperm(len(sizes), generator=generator)
         pools = torch.empty_like(turns)
         pools[turns] = (sizes[turns].cumsum(0) - sizes[turns]) // _POOL
