@@ -9,6 +9,9 @@ as threads. Photographs: JPEG files of 500 x 375 pixels and of 2000 x 1500 that 
 ``Photos.batches`` in training (random box, 224 pixels) and in evaluation, per number of workers.
 
 Printed are images a second, the best and the median of the rounds, and the ratio of the medians.
+
+With several threads and other programs on the same cores, threads spin while the others are not running; with
+``OMP_WAIT_POLICY=PASSIVE`` in the environment they wait instead.
 """
 
 import argparse
