@@ -4,11 +4,14 @@ import io
 import json
 import math
 import os
+import warnings
 import zipfile
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -153,6 +156,125 @@ def test_stopping_and_resuming_is_bit_identical_with_dropout(tmp_path, stop):
     assert without_time(records) == without_time(replayed) == without_time(expected)
     assert same(whole[0].state_dict(), second[0].state_dict())
     assert records[-1]["seconds"] >= records[0]["seconds"] > 0
+
+
+def in_the_middle(epoch, first=0):
+    """Batches of an epoch, without the first ones where training goes on within it."""
+    return TOY.batches(16, shuffle_seed=epoch, first=first)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 8])
+def test_stopping_within_an_epoch_and_resuming_is_bit_identical(tmp_path, stop):
+    whole = toy()
+    expected = fit(whole[0], whole[1], in_the_middle, epochs=3, scheduler=whole[2])
+
+    class KilledError(Exception):
+        pass
+
+    step = 0
+
+    def killed_after(epoch, first=0):
+        nonlocal step
+        for batch in in_the_middle(epoch, first):
+            if step == stop:
+                raise KilledError
+            step += 1
+            yield batch
+
+    path = tmp_path / "checkpoint.pt"
+    parts = toy()
+    options = {"epochs": 3, "checkpoint": path, "checkpoint_every": 99, "checkpoint_seconds": 0}
+    with pytest.raises(KilledError):
+        fit(parts[0], parts[1], killed_after, scheduler=parts[2], **options)
+    progress = torch.load(path, weights_only=True)["progress"]
+    # After every step, and at the end of an epoch.
+    assert len(progress["records"]) == stop // 3
+    assert (progress["part"] or {"batches": 0})["batches"] == stop % 3
+    again, seen = toy(seed=9), []
+
+    def resumed(epoch, first=0):
+        seen.append((epoch, first))
+        return in_the_middle(epoch, first)
+
+    records = fit(again[0], again[1], resumed, scheduler=again[2], **options)
+    assert seen[0] == (stop // 3, stop % 3)
+    assert without_time(records) == without_time(expected)
+    assert same(whole[0].state_dict(), again[0].state_dict())
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
+    ends = []
+    for accumulate in (1, 3):
+        model, optimizer, _ = toy(dropout=0.0)
+        records = fit(model, optimizer, lambda epoch: TOY.batches(16), epochs=2, accumulate=accumulate)
+        ends.append((model.state_dict(), records))
+    (one, records), (other, parts) = ends
+    for name, weights in one.items():
+        torch.testing.assert_close(other[name], weights, rtol=1e-5, atol=1e-6)
+    assert [record["step"] for record in parts] == [record["step"] for record in records]
+    assert parts[-1]["train_loss"] == pytest.approx(records[-1]["train_loss"], rel=1e-5)
+    assert parts[-1]["train_accuracy"] == records[-1]["train_accuracy"]
+
+
+def test_autocast_computes_in_bfloat16_and_keeps_float32_weights():
+    kinds = set()
+    model, optimizer, _ = toy()
+    model[1].register_forward_hook(lambda module, args, output: kinds.add((module.training, output.dtype)))
+    batches = lambda *_: TOY.batches(16)  # noqa: E731
+    fit(model, optimizer, batches, epochs=1, validation=batches, autocast=torch.bfloat16)
+    assert kinds == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    assert all(p.dtype is torch.float32 for p in model.parameters())
+
+
+def test_a_compiled_network_trains_to_the_same_weights(tmp_path):
+    ends = []
+    for compiled in (False, True):
+        recipe = replace(digits_recipe(), epochs=1, compile=compiled, seed=4)
+        folder = tmp_path / str(compiled)
+        create_run(folder, recipe, torch.device("cpu"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's own
+            train_run(folder)
+        ends.append(load_file(folder / "grda" / "model.safetensors"))
+    assert ends[0].keys() == ends[1].keys()
+    for name, weights in ends[0].items():
+        torch.testing.assert_close(ends[1][name], weights, rtol=0.02, atol=0.01)
+
+
+def test_the_norm_ratio_is_that_of_all_parameters():
+    model, *_ = toy()
+    w = torch.cat([p.detach().flatten() for p in model.parameters()]).double()
+    (record,) = fit(model, GRDA(model.parameters(), lr=1e-30), lambda _: TOY.batches(40), epochs=1)
+    assert record["norm_ratio"] == pytest.approx((w.norm() / w.norm(1)).item(), rel=1e-6)
+
+
+def test_label_smoothing_is_for_training_alone(tmp_path):
+    recipe = replace(digits_recipe(), epochs=3, c=0.0, label_smoothing=0.5)
+    create_run(tmp_path / "run", recipe, torch.device("cpu"))
+    train_run(tmp_path / "run")
+    net = digits_net()
+    *_, line = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    net.load_state_dict(torch.load(tmp_path / "run" / "sgd" / "checkpoint.pt", weights_only=True)["model"])
+    plain = evaluate(net, digits().validation.batches(64))
+    assert line["validation_loss"] == pytest.approx(plain["loss"], rel=1e-6)
+    smoothed = evaluate(net, digits().validation.batches(64), partial(nn.functional.cross_entropy, label_smoothing=0.5))
+    assert smoothed["loss"] > plain["loss"] + 0.3
+    assert line["train_loss"] > 1  # of half a label each tenth, the entropy alone is 1.3
+
+
+def test_the_epochs_are_tensorboard_events_too(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    create_run(tmp_path / "run", replace(digits_recipe(), epochs=2), torch.device("cpu"))
+    for _ in range(2):  # gone on with, it writes each epoch once
+        train_run(tmp_path / "run", tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "grda"))
+    events.Reload()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    records = [line for line in lines if line["network"] == "grda"]
+    found = [(event.step, event.value) for event in events.Scalars("sparsity_all")]
+    assert found == [(record["epoch"], pytest.approx(record["sparsity_all"])) for record in records]
 
 
 def toy_weight_bytes(content):

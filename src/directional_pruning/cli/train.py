@@ -86,7 +86,7 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16, or auto: bfloat16 on CUDA.", rich_help_panel=_MACHINE)
     ] = None,
-    compile: Annotated[
+    compile: Annotated[  # noqa: A002 (the flag is called so)
         bool | None, typer.Option("--compile", help="Compile the network.", rich_help_panel=_MACHINE)
     ] = None,
     accumulate: Annotated[
@@ -150,6 +150,8 @@ def train(
     processes = join_processes(place)
     if processes.size > 1 and (len(variants) > 1 or jobs > 1):
         stop("under torchrun all processes train one run together: no sweep and no --jobs", 2)
+    if chosen.batch_size % processes.size:
+        stop(f"invalid batch_size: {chosen.batch_size} (must be a multiple of the {processes.size} processes)", 2)
     if tensorboard and find_spec("tensorboard") is None:
         stop("TensorBoard events need its package: pip install 'directional-pruning[tensorboard]'", 2)
     try:
@@ -190,8 +192,6 @@ def train(
         if processes.first:
             stop(f"training diverged, {error}; the run so far: {write_report(folder)}; try a smaller --lr", 1)
         stop("", 1)
-    except ValueError as error:  # of a share of the data
-        stop(str(error), 2)
     except KeyboardInterrupt:
         stop(f"stopped; go on with: {go_on}" if processes.first else "", 130)
     if processes.first:

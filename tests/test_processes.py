@@ -1,0 +1,112 @@
+"""A recipe under torchrun: two processes give the one-process result, and a killed one costs nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ALONE = [sys.executable]
+PROGRAM = ["-m", "directional_pruning", "train"]
+
+
+def start(launcher, *args, cwd):
+    # A warning of torchrun's about threads, and of gloo about the interface it chose, are not for these tests.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [*launcher, *PROGRAM, *map(str, args)]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(launcher, *args, cwd):
+    process = start(launcher, *args, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("single")
+    code, out, err = run(ALONE, "chars", "--epochs", 1, "--out", "run", "-q", cwd=folder)
+    assert (code, out) == (0, "run\n"), err
+    return folder / "run"
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_give_the_one_process_result(tmp_path, single, parallel):
+    code, out, err = run(TORCHRUN, "chars", "--epochs", 1, "--out", "run", "-q", "--parallel", parallel, cwd=tmp_path)
+    assert (code, out) == (0, "run\n"), err  # one of them speaks
+    for ours, theirs in zip(metrics(tmp_path / "run"), metrics(single), strict=True):
+        assert ours.pop("network") == theirs.pop("network")
+        assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-5)
+    for network in ("sgd", "grda"):
+        one = load_file(single / network / "model.safetensors")
+        two = load_file(tmp_path / "run" / network / "model.safetensors")
+        assert one.keys() == two.keys()
+        for name, weights in one.items():
+            assert two[name].dtype is weights.dtype
+            # AdamW makes a step of every rounding: of some 50, each of at most 4e-3.
+            assert (two[name] - weights).abs().mean() < 1e-4, name
+        zeros = [torch.cat([w.flatten() == 0 for w in weights.values()]) for weights in (one, two)]
+        assert (zeros[0] != zeros[1]).float().mean() < 1e-3
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["grda"]["sparsity_all"] > 0.01
+    # What two processes wrote, one reads: all of it is there already.
+    code, out, err = run(ALONE, "--resume", "run", "-q", cwd=tmp_path)
+    assert (code, out) == (0, "run\n"), err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["grda"] == pytest.approx(summary["grda"])
+
+
+def test_a_killed_worker_is_started_again_and_the_end_is_bit_identical(tmp_path):
+    flags = ("digits", "--epochs", 12, "-q", "--out")
+    code, _, err = run(TORCHRUN, *flags, "whole", cwd=tmp_path)
+    assert code == 0, err
+    launcher = [*TORCHRUN, "--max-restarts", "1"]
+    process = start(launcher, *flags, "killed", cwd=tmp_path)
+    log = tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    # In the sparse network, past its first checkpoint (epoch 5) and beyond it.
+    while not (log.exists() and log.read_text().count('"network": "grda"') >= 7):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    victim = psutil.Process(process.pid).children()[-1]
+    os.kill(victim.pid, signal.SIGKILL)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out == "killed\n"
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    for network in ("sgd", "grda"):
+        file = f"{network}/model.safetensors"
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("digits", "--mu", ".6", ".7"), "under torchrun all processes train one run together"),
+        (("digits", "--batch-size", "63", "--epochs", "1"), "invalid batch_size: 63 (must be a multiple of the 2"),
+    ],
+)
+def test_what_processes_cannot_do_together_is_said(tmp_path, args, message):
+    code, out, err = run(TORCHRUN, *args, cwd=tmp_path)
+    assert code != 0
+    assert f"dirprune: {message}" in err
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []

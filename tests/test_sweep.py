@@ -1,0 +1,147 @@
+"""Several runs: over seeds and settings, one after the other and side by side, stopped and gone on with."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from directional_pruning.cli.app import _repeat_flags
+from directional_pruning.files import CorruptFileError
+from directional_pruning.training import (
+    create_run,
+    create_sweep,
+    digits_recipe,
+    load_run,
+    sweep_runs,
+    train_run,
+    train_sweep,
+)
+
+CPU = torch.device("cpu")
+RECIPES = [replace(digits_recipe(), epochs=2, seed=seed, mu=mu) for seed in (1, 2) for mu in (0.6, 0.7)]
+SPLITS = digits_recipe().splits(CPU)
+
+
+def lines(run):
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """The processes of a sweep have one each, and sums on several threads differ in their last digit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same runs by themselves."""
+    folders = []
+    for recipe in RECIPES:
+        folders.append(tmp_path_factory.mktemp("alone") / "run")
+        create_run(folders[-1], recipe, CPU)
+        train_run(folders[-1])
+    return folders
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_sweep_is_its_runs_and_trains_a_shared_twin_once(tmp_path, alone, jobs):
+    folder = tmp_path / "sweep"
+    create_sweep(folder, RECIPES, CPU)
+    runs = sweep_runs(folder)
+    assert [run.name for run in runs] == [f"seed{s}-c0.01-mu{mu}" for s in (1, 2) for mu in (0.6, 0.7)]
+    assert [load_run(run)[0] for run in runs] == RECIPES
+    told = []
+    diverged = train_sweep(runs, SPLITS, jobs=jobs, on_epoch=lambda run, network, record: told.append((run, network)))
+    assert diverged == {}
+    assert {(run, network) for run in runs for network in ("sgd", "grda")} == set(told)
+    for run, single in zip(runs, alone, strict=True):
+        assert lines(run) == lines(single)
+        for network in ("sgd", "grda"):
+            file = f"{network}/model.safetensors"
+            assert (run / file).read_bytes() == (single / file).read_bytes()
+        assert json.loads((run / "summary.json").read_text())["grda"]["sparsity_all"] > 0
+    for first, second in (runs[:2], runs[2:]):
+        assert (second / "sgd").is_symlink()
+        assert (second / "sgd").resolve() == (first / "sgd").resolve()
+        assert not (first / "sgd").is_symlink()
+
+
+def test_what_is_finished_is_left_alone_and_the_rest_goes_on(tmp_path, alone):
+    folder = tmp_path / "sweep"
+    create_sweep(folder, RECIPES[:2], CPU)
+    runs = sweep_runs(folder)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(run, network, record):
+        if run == runs[1] and network == "grda":
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_sweep(runs, SPLITS, on_epoch=kill, checkpoint_every=1)
+    assert [(run / "summary.json").exists() for run in runs] == [True, False]
+    before = (runs[0] / "summary.json").stat().st_mtime_ns
+    assert train_sweep(runs, SPLITS) == {}
+    assert (runs[0] / "summary.json").stat().st_mtime_ns == before
+    assert [lines(run) for run in runs] == [lines(run) for run in alone[:2]]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_diverges_is_named_and_the_others_finish(tmp_path, jobs):
+    folder = tmp_path / "sweep"
+    recipes = [replace(RECIPES[0], lr=1e30), RECIPES[2], replace(RECIPES[0], lr=1e30, mu=0.9)]
+    create_sweep(folder, recipes, CPU)
+    runs = sweep_runs(folder)
+    diverged = train_sweep(runs, SPLITS, jobs=jobs)
+    assert diverged.keys() == {runs[0], runs[2]}
+    assert all("the loss is" in what and "step" in what for what in diverged.values())
+    assert [(run / "summary.json").exists() for run in runs] == [False, True, False]
+
+
+def test_one_run_side_by_side_is_the_run(tmp_path, alone):
+    create_run(tmp_path / "run", RECIPES[0], CPU)
+    assert sweep_runs(tmp_path / "run") == [tmp_path / "run"]
+    assert train_sweep([tmp_path / "run"], SPLITS, jobs=2) == {}
+    assert lines(tmp_path / "run") == lines(alone[0])
+
+
+def test_a_sweep_is_never_written_over_another_and_a_broken_one_is_named(tmp_path):
+    create_sweep(tmp_path / "sweep", RECIPES[:1], CPU)
+    with pytest.raises(FileExistsError):
+        create_sweep(tmp_path / "sweep", RECIPES[:1], CPU)
+    (tmp_path / "sweep" / "sweep.json").write_text("{")
+    with pytest.raises(CorruptFileError, match=r"sweep\.json is not a readable sweep"):
+        sweep_runs(tmp_path / "sweep")
+
+
+@pytest.mark.parametrize(
+    ("given", "repeated"),
+    [
+        ("train x --mu .4 .51 --c 1e-3", "train x --mu .4 --mu .51 --c 1e-3"),
+        ("train --seeds 1 2 3 x", "train --seeds 1 --seeds 2 --seeds 3 x"),
+        ("train --mu .4 --mu .5 .6 -j 2", "train --mu .4 --mu .5 --mu .6 -j 2"),
+        ("train --seed 1 -2", "train --seed 1 --seed -2"),
+        ("train --epochs 3 4", "train --epochs 3 4"),
+        ("train --mu", "train --mu"),
+        ("", ""),
+    ],
+)
+def test_several_values_of_a_flag(given, repeated):
+    assert _repeat_flags(given.split()) == repeated.split()
+
+
+def test_dead_twins_do_not_hide_what_was_learnt(tmp_path):
+    """A sweep in which only the threshold's strength differs: more of it, more zeros."""
+    create_sweep(tmp_path / "sweep", [replace(RECIPES[0], c=c) for c in (0.001, 0.05)], CPU)
+    runs = sweep_runs(tmp_path / "sweep")
+    train_sweep(runs, SPLITS)
+    zeros = [json.loads((run / "summary.json").read_text())["grda"]["sparsity_all"] for run in runs]
+    assert 0 < zeros[0] < zeros[1]
+    assert all(math.isfinite(zero) for zero in zeros)
