@@ -22,27 +22,14 @@ import torch
 from torch import nn
 
 from directional_pruning import load_sparse, save_sparse, sparsity_report
-from directional_pruning.models import digits_net
+from directional_pruning.models import digits_net, vgg16
 from directional_pruning.sparsity.compact import compact
 from directional_pruning.sparsity.onnx import export_onnx
 
 
-def vgg16():
-    """The paper's VGG16 for CIFAR-10, without batch norm: 15,245,130 parameters."""
-    layers, inputs = [], 3
-    for width in (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"):
-        if width == "M":
-            layers.append(nn.MaxPool2d(2))
-        else:
-            layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
-            inputs = width
-    head = [nn.Dropout(), nn.Linear(512, 512), nn.ReLU(), nn.Dropout(), nn.Linear(512, 512), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten(), *head, nn.Linear(512, 10))
-
-
 def plant(model, zeros, dead):
     """Zeros at random places, and dead filters and neurons in every layer but the last."""
-    layers = [layer for layer in model if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
     with torch.no_grad():
         for layer in layers:
             layer.weight[torch.rand_like(layer.weight) < zeros] = 0

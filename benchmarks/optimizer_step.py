@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from directional_pruning import GRDA, Directional
+from directional_pruning import GRDA, Directional, models
 
 try:
     from torchao.prototype.pat.optim import PruneOptimizer
@@ -50,28 +50,9 @@ def resnet50():
     return [*shapes, (1000, 2048), (1000,)]
 
 
-def vgg16():
-    """The paper's VGG16 for CIFAR-10, without batch norm: 15,245,130 numbers."""
-    shapes, inputs = [], 3
-    for width in (64, 64, 128, 128, 256, 256, 256, *[512] * 6):
-        shapes += [(width, inputs, 3, 3), (width,)]
-        inputs = width
-    for outputs in (512, 512, 10):
-        shapes += [(outputs, 512), (outputs,)]
-    return shapes
-
-
-def wrn28x10():
-    """The paper's wide ResNet for CIFAR-10: 36,489,290 numbers."""
-    shapes, inputs = [(16, 3, 3, 3), (16,)], 16
-    for width in (160, 320, 640):
-        for block in range(4):
-            shapes += [(inputs,), (inputs,), (width, inputs, 3, 3), (width,)]
-            shapes += [(width,), (width,), (width, width, 3, 3), (width,)]
-            if block == 0:
-                shapes += [(width, inputs, 1, 1), (width,)]
-            inputs = width
-    return [*shapes, (640,), (640,), (10, 640), (10,)]
+def shapes_of(model):
+    with torch.device("meta"):
+        return [tuple(p.shape) for p in model().parameters()]
 
 
 def gpt2():
@@ -81,7 +62,12 @@ def gpt2():
     return [(50257, 768), (1024, 768), *block * 12, (768,), (768,)]
 
 
-NETWORKS = {"resnet50": resnet50, "vgg16": vgg16, "wrn28x10": wrn28x10, "gpt2": gpt2}
+NETWORKS = {
+    "resnet50": resnet50,
+    "vgg16": lambda: shapes_of(models.vgg16),
+    "wrn28x10": lambda: shapes_of(models.wrn28x10),
+    "gpt2": gpt2,
+}
 
 
 class Row(NamedTuple):

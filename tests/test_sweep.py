@@ -9,6 +9,7 @@ import torch
 
 from directional_pruning.cli.app import _repeat_flags
 from directional_pruning.files import CorruptFileError
+from directional_pruning.report import comparison_rows, write_report
 from directional_pruning.training import (
     create_run,
     create_sweep,
@@ -103,6 +104,10 @@ def test_a_run_that_diverges_is_named_and_the_others_finish(tmp_path, jobs):
     assert diverged.keys() == {runs[0], runs[2]}
     assert all("the loss is" in what and "step" in what for what in diverged.values())
     assert [(run / "summary.json").exists() for run in runs] == [False, True, False]
+    # The page and the comparison say so too: a run that diverged is not one that was stopped.
+    assert "The dense twin diverged: the loss is" in write_report(runs[0]).read_text()
+    flags = [flag for row in comparison_rows([folder]) for flag in row.flags]
+    assert any(f"seed 1: dense twin diverged, {diverged[runs[0]]}" == flag for flag in flags)
 
 
 def test_one_run_side_by_side_is_the_run(tmp_path, alone):

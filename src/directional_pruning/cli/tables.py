@@ -1,13 +1,17 @@
-"""The tables that ``train`` ends with."""
+"""The tables that verbs end with."""
 
+from collections.abc import Iterable
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
+    from ..report import Row
     from ..training import Recipe
 
-__all__ = ["train_table"]
+__all__ = ["show_comparison", "train_table"]
 
 
 def train_table(summary: dict[str, Any], recipe: "Recipe") -> "Table":
@@ -48,3 +52,26 @@ def train_table(summary: dict[str, Any], recipe: "Recipe") -> "Table":
     add("limit, zeros at random", "", f"{least:.1f}")
     add("seconds of training", f"{sgd['seconds']:.0f}", f"{grda['seconds']:.0f}")
     return table
+
+
+def show_comparison(screen: "Console", rows: Iterable["Row"]) -> None:
+    """Print for each recipe its settings beside the paper's, and what departs from the paper, a line each."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..report import COMPARED, in_words, shared_flags
+
+    for recipe, part in groupby(rows, key=lambda row: row.recipe):
+        group = list(part)
+        shared = shared_flags(group)
+        flags = [f"all: {flag}" for flag in shared]
+        table = Table("", "seeds", *(f"{heading}, %" for heading, _ in COMPARED), title=Text(recipe))
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in group:
+            seeds = f"{row.seeds}" if row.seeds == row.runs else f"{row.seeds} of {row.runs}"
+            table.add_row(Text(row.label), seeds, *(in_words(row, name) for _, name in COMPARED), end_section=True)
+            flags += [f"{row.label}: {flag}" for flag in row.flags if flag not in shared]
+        screen.print(table)
+        for flag in flags:
+            screen.print(Text(flag))

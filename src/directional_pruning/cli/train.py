@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from .app import RUN, app, stop
-from .tables import train_table
+from .tables import show_comparison, train_table
 
 if TYPE_CHECKING:
     from ..training import Recipe
@@ -117,7 +117,7 @@ def train(
     """
     import torch
 
-    from ..report import write_comparison, write_report
+    from ..report import comparison_rows, write_comparison, write_report
     from ..training import (
         NonFiniteError,
         join_processes,
@@ -173,6 +173,7 @@ def train(
                 write_report(run)
             if len(runs) > 1:
                 page = write_comparison([folder], folder / "comparison.html")
+                show_comparison(screen, comparison_rows([folder]))
                 print(folder if quiet else f"comparison: {page}")
             for run, what in diverged.items():
                 print(f"{run}: diverged, {what}")

@@ -3,6 +3,15 @@
 from .compare import write_comparison
 from .page import write_report
 from .published import published_row
-from .rows import comparison_rows
+from .rows import COMPARED, Row, comparison_rows, in_words, shared_flags
 
-__all__ = ["comparison_rows", "published_row", "write_comparison", "write_report"]
+__all__ = [
+    "COMPARED",
+    "Row",
+    "comparison_rows",
+    "in_words",
+    "published_row",
+    "shared_flags",
+    "write_comparison",
+    "write_report",
+]

@@ -26,6 +26,8 @@ class Run:
     config: Record
     metrics: list[Record]
     summary: Record
+    diverged: dict[str, str]
+    """For a network that left the numbers: at which step, and where it began."""
 
     @property
     def setting(self) -> tuple[float, float]:
@@ -59,11 +61,13 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     for key in ("c", "mu", "lr", "epochs", "batch_size", "samples"):
         _number(config.get(key), f"{folder / 'config.json'}: {key}")
     name = str(config.get("recipe") or folder.resolve().name)
-    return Run(name, config, _read_metrics(folder / "metrics.jsonl"), _read_summary(folder / "summary.json"))
+    metrics, diverged = _read_metrics(folder / "metrics.jsonl")
+    return Run(name, config, metrics, _read_summary(folder / "summary.json"), diverged)
 
 
-def _read_metrics(path: Path) -> list[Record]:
+def _read_metrics(path: Path) -> tuple[list[Record], dict[str, str]]:
     records: dict[tuple[int, int], Record] = {}
+    diverged: dict[str, str] = {}
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         # A whole line ends in a newline, so what follows the last one is nothing, or what a killed run left.
@@ -78,11 +82,14 @@ def _read_metrics(path: Path) -> list[Record]:
         network, epoch = record.get("network"), record.get("epoch")
         if network not in NETWORKS:
             raise CorruptFileError(f"{where}: invalid network: {network!r} (must be 'sgd' or 'grda')")
+        if "diverged" in record:
+            diverged[network] = str(record["diverged"])
+            continue
         if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
             raise CorruptFileError(f"{where}: invalid epoch: {epoch!r}")
         _check_numbers(record, _CURVES, where)
         records[NETWORKS.index(network), epoch] = record
-    return [records[key] for key in sorted(records)]
+    return [records[key] for key in sorted(records)], diverged
 
 
 def _read_summary(path: Path) -> Record:

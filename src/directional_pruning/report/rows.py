@@ -158,7 +158,10 @@ def shared_flags(rows: Sequence[Row]) -> list[str]:
 
 def _flags(group: Group) -> Iterable[str]:
     config, runs = group.config, group.runs
-    waiting = [run for run in runs if not is_finished(run)]
+    for run in runs:
+        for network, what in run.diverged.items():
+            yield f"seed {seed_of(run)}: {NAMES[network]} diverged, {what}"
+    waiting = [run for run in runs if not is_finished(run) and not run.diverged]
     if waiting:
         steps = [
             f"{NAMES[run.metrics[-1]['network']]} at epoch {run.metrics[-1]['epoch']}" for run in waiting if run.metrics

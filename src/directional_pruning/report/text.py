@@ -203,6 +203,8 @@ def _scaled(count: float, units: tuple[str, ...]) -> str:
 
 
 def _progress(run: Run) -> tuple[str, str]:
+    for network, what in run.diverged.items():
+        return f"{THE[network][:1].upper()}{THE[network][1:]} diverged: {what}", ""
     if not run.metrics:
         return "Not finished: no epoch is complete yet", ""
     network, last = run.metrics[-1]["network"], _finite(run.metrics[-1])

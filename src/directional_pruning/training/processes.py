@@ -80,16 +80,15 @@ def join_processes(device: torch.device) -> Processes:
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         return ALONE
     if not dist.is_initialized():
-        own, options = device, {}
+        own = None
         if device.type == "cuda":
             own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(own)
-            options = {"device_id": own}
         # A store can outlive the processes that torchrun starts again, and with it the addresses of the dead.
         store, rank, size = next(dist.rendezvous("env://"))
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-        backend = "nccl" if own.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, **options)
+        backend = "nccl" if own else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, device_id=own)
     return Processes(dist.get_rank(), dist.get_world_size())
 
 

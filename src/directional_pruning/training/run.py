@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ..data import Splits, TextSplits
 from ..files import CorruptFileError, replacing
 from .device import pick_device
+from .divergence import NonFiniteError
 from .evaluate import Batches
 from .fit import fit
 from .paper import RECIPES
@@ -165,22 +166,27 @@ def train_network(
                 if on_epoch is not None:
                     on_epoch(record)
 
-        fit(
-            model,
-            optimizer,
-            batches,
-            epochs=recipe.epochs,
-            scheduler=LambdaLR(optimizer, lambda epoch: recipe.schedule(epoch, recipe.epochs)),
-            loss_fn=partial(F.cross_entropy, label_smoothing=recipe.label_smoothing),
-            validation=lambda: splits.validation.batches(recipe.batch_size, part=part),
-            autocast=recipe.autocast(device),
-            accumulate=recipe.accumulate,
-            checkpoint=folder / network / "checkpoint.pt",
-            checkpoint_every=checkpoint_every,
-            checkpoint_seconds=checkpoint_seconds,
-            on_epoch=told,
-            processes=processes,
-        )
+        try:
+            fit(
+                model,
+                optimizer,
+                batches,
+                epochs=recipe.epochs,
+                scheduler=LambdaLR(optimizer, lambda epoch: recipe.schedule(epoch, recipe.epochs)),
+                loss_fn=partial(F.cross_entropy, label_smoothing=recipe.label_smoothing),
+                validation=lambda: splits.validation.batches(recipe.batch_size, part=part),
+                autocast=recipe.autocast(device),
+                accumulate=recipe.accumulate,
+                checkpoint=folder / network / "checkpoint.pt",
+                checkpoint_every=checkpoint_every,
+                checkpoint_seconds=checkpoint_seconds,
+                on_epoch=told,
+                processes=processes,
+            )
+        except NonFiniteError as error:
+            if processes.first:  # a run that diverged must not look like one that was stopped
+                log({"diverged": str(error)})
+            raise
     state = gathered(core.state_dict())
     if processes.first:
         weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
@@ -204,7 +210,7 @@ def _log(folder: Path, network: str, epochs: int, tensorboard: bool) -> Iterator
     def log(record: dict[str, Any]) -> None:
         with open(folder / "metrics.jsonl", "a") as metrics:
             metrics.write(json.dumps({"network": network, "epochs": epochs, **record}) + "\n")
-        if writer is not None:
+        if writer is not None and "epoch" in record:
             for name in record.keys() - {"epoch"}:
                 writer.add_scalar(name, record[name], record["epoch"])
 

@@ -123,7 +123,7 @@ def _train_side_by_side(
                 try:
                     future.result()
                 except NonFiniteError as error:
-                    diverged[folder] = str(error)
+                    diverged.setdefault(folder, str(error))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -149,7 +149,8 @@ def _tell(folder: Path, network: str, told: int, on_epoch: OnEpoch | None) -> in
     if on_epoch is None or not path.exists():
         return told
     lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    records = [record for record in map(json.loads, lines) if record.pop("network") == network]
+    found = (record for record in map(json.loads, lines) if record.pop("network") == network)
+    records = [record for record in found if "epoch" in record]
     for record in records[told:]:
         on_epoch(folder, network, record)
     return len(records)
