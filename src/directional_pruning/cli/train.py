@@ -115,8 +115,6 @@ def train(
     Options not given are those of the recipe. Ctrl-C is safe: go on with --resume. Under torchrun (torchrun
     --nproc-per-node 2 -m directional_pruning train ...) the processes train each network together.
     """
-    import torch
-
     from ..report import comparison_rows, write_comparison, write_report
     from ..training import (
         NonFiniteError,
@@ -157,8 +155,7 @@ def train(
     try:
         # A mistake is better found before there is a folder.
         splits = chosen.splits(processes.own(place))
-        with torch.device("meta"):
-            chosen.network()
+        chosen.check(splits)
     except ValueError as error:
         stop(str(error), 2)
     folder = resume or processes.share(_create(out, variants, place) if processes.first else None)

@@ -39,7 +39,7 @@ def cifar10(
     *,
     mean: tuple[float, ...] = MEAN,
     std: tuple[float, ...] = STD,
-    validation: int = 5000,
+    validation: int | None = None,
     samples: int = 0,
 ) -> Splits[Images]:
     """Colour images of 32 x 32 pixels in ten classes: 50,000 to train and validate, 10,000 to test.
@@ -54,8 +54,8 @@ def cifar10(
             downloaded once.
         mean: of each channel, for pixels from 0 to 1.
         std: of each channel.
-        validation: training images held out, with equal shares of the classes, always the same ones. 0 is the paper's
-            protocol: train on all of them, and watch the test set while training.
+        validation: training images held out, with equal shares of the classes, always the same ones; None is a tenth
+            of them, 5,000. 0 is the paper's protocol: train on all of them, and watch the test set while training.
         samples: training images that are kept, with equal shares of the classes; 0 keeps all.
 
     Raises:
@@ -81,7 +81,7 @@ def cifar100(
     *,
     mean: tuple[float, ...] = MEAN,
     std: tuple[float, ...] = STD,
-    validation: int = 5000,
+    validation: int | None = None,
     samples: int = 0,
 ) -> Splits[Images]:
     """As :func:`cifar10`, with 100 classes (the fine labels)."""
@@ -94,7 +94,7 @@ def _cifar(
     folder: str | os.PathLike[str] | None,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    validation: int,
+    validation: int | None,
     samples: int,
 ) -> Splits[Images]:
     for name, values in (("mean", mean), ("std", std)):
@@ -110,6 +110,7 @@ def _cifar(
         if not len(values) or int(values.min()) < 0 or int(values.max()) >= classes:
             raise ValueError(f"{path} has labels that are not in 0..{classes - 1}: it is not CIFAR-{classes}")
 
+    validation = max(len(labels) // 10, 1) if validation is None else validation
     train, held = hold_out(labels, validation, samples)
     images, labels = images.to(device), labels.to(device)
     test = Images(test_images.to(device), test_labels.to(device), mean, std)

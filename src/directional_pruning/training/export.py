@@ -12,6 +12,7 @@ from ..data import Splits, TextSplits
 from ..files import CorruptFileError, replacing
 from ..sparsity import load_sparse, save_sparse, sparsity_report
 from .evaluate import evaluate
+from .recipes import Recipe
 from .run import load_run
 
 __all__ = ["FORMATS", "Compacted", "compact_run", "export_run"]
@@ -50,7 +51,7 @@ def export_run(
         raise ValueError(f"invalid values: {values!r} (only the format sparse rounds)")
     if compacted and form != "onnx":
         raise ValueError(f"invalid format of a compacted network: {form!r} (must be onnx; or: dirprune compact)")
-    network, splits = _load(folder)
+    network, recipe = _load(folder)
     if form == "sparse":
         suffix = "" if values == "float32" else f".{values}"
         path = out or folder / f"model.sparse{suffix}.safetensors"
@@ -62,7 +63,7 @@ def export_run(
     else:
         from ..sparsity import compact, export_onnx
 
-        inputs = _example(splits)
+        inputs = _example(recipe.splits(torch.device("cpu")))
         path = out or folder / ("model.compact.onnx" if compacted else "model.onnx")
         export_onnx(compact(network, inputs) if compacted else network, inputs, path)
     return path
@@ -79,7 +80,8 @@ def compact_run(folder: Path, out: Path | None = None) -> Compacted:
     """
     from ..sparsity import compact
 
-    network, splits = _load(folder)
+    network, recipe = _load(folder)
+    splits = recipe.splits(torch.device("cpu"))
     inputs = _example(splits)
     smaller = compact(network, inputs)
     path = out or folder / "model.compact.pt2"
@@ -99,8 +101,8 @@ def compact_run(folder: Path, out: Path | None = None) -> Compacted:
     )
 
 
-def _load(folder: Path) -> tuple[nn.Module, Splits | TextSplits]:
-    """The sparse network of a finished run, in evaluation mode on the CPU, and the run's data."""
+def _load(folder: Path) -> tuple[nn.Module, Recipe]:
+    """The sparse network of a finished run, in evaluation mode on the CPU, and what it was trained by."""
     recipe, _ = load_run(folder)
     path = folder / "model.sparse.safetensors"
     if not path.exists():
@@ -110,7 +112,7 @@ def _load(folder: Path) -> tuple[nn.Module, Splits | TextSplits]:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise CorruptFileError(f"{path} does not fit the network of the recipe {recipe.name}") from error
-    return network.eval(), recipe.splits(torch.device("cpu"))
+    return network.eval(), recipe
 
 
 def _example(splits: Splits | TextSplits) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -20,39 +21,29 @@ _IMAGENET_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.2
 _CIFAR_STATISTICS = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
 
 
-def _cifar(load: Callable[..., Splits], device: torch.device, recipe: Recipe) -> Splits:
-    return load(
-        device,
-        recipe.data or None,
-        mean=recipe.mean,
-        std=recipe.std,
-        validation=0 if recipe.paper_protocol else 5000,
-        samples=recipe.samples,
-    )
+def _options(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "folder": recipe.data or None,
+        "mean": recipe.mean,
+        "std": recipe.std,
+        "validation": 0 if recipe.paper_protocol else None,
+        "samples": recipe.samples,
+    }
 
 
 def _cifar10(device: torch.device, recipe: Recipe) -> Splits:
     """CIFAR-10, random crops of 32 from 4 pixels of padding and random flips; pixels in [0, 1]."""
-    return _cifar(cifar10, device, recipe)
+    return cifar10(device, **_options(recipe))
 
 
 def _cifar100(device: torch.device, recipe: Recipe) -> Splits:
     """CIFAR-100, random crops of 32 from 4 pixels of padding and random flips; pixels in [0, 1]."""
-    return _cifar(cifar100, device, recipe)
+    return cifar100(device, **_options(recipe))
 
 
 def _imagenet(device: torch.device, recipe: Recipe) -> Splits:
     """ImageNet or other photographs, random resized crops of 224 and random flips; pixels in [0, 1]."""
-    return photos(
-        device,
-        recipe.data or None,
-        classes=recipe.num_classes,
-        mean=recipe.mean,
-        std=recipe.std,
-        samples=recipe.samples,
-        workers=recipe.workers,
-        **({"validation": 0} if recipe.paper_protocol else {}),
-    )
+    return photos(device, classes=recipe.num_classes, workers=recipe.workers, **_options(recipe))
 
 
 def vgg16_cifar10_recipe() -> Recipe:

@@ -141,6 +141,26 @@ class Recipe:
             raise ValueError(f"invalid num_classes: {self.num_classes} (the data have {int(labels.max()) + 1})")
         return splits
 
+    def check(self, splits: Splits | TextSplits) -> None:
+        """Send two samples through the network.
+
+        Raises:
+            ValueError: for a network that is unknown or does not take these samples.
+            ModuleNotFoundError: for a network of a package that is missing.
+        """
+        network = self.network().eval()
+        inputs, _ = next(iter(splits.validation.batches(2)))
+        try:
+            with torch.no_grad():
+                logits = network(inputs.cpu())
+        except (RuntimeError, TypeError, ValueError) as error:  # whatever a layer refuses
+            reason = str(error).partition("\n")[0]
+            raise ValueError(
+                f"model {self.model} does not take samples of {tuple(inputs.shape[1:])}: {reason}"
+            ) from error
+        if logits.shape[:2] != (len(inputs), self.num_classes):
+            raise ValueError(f"model {self.model} gives {tuple(logits.shape)}, not {self.num_classes} logits a sample")
+
     def hyperparameters(self) -> dict[str, Any]:
         """The plain values: what ``config.json`` holds and what the command's flags may override."""
         plain = (f.name for f in fields(self) if f.type in (int, float, str, bool) and f.name not in _FIXED)
