@@ -33,6 +33,17 @@ from directional_pruning.training import (
     pick_device,
     train_run,
 )
+from directional_pruning.training.fit import _Tally
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Networks so small wait for threads longer than they compute, much longer where other programs run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 GENERATOR = torch.Generator().manual_seed(0)
 TOY = Images(torch.randn(40, 1, 4, 4, generator=GENERATOR), torch.arange(40) % 3)
@@ -370,6 +381,40 @@ def test_divergence_stops_with_the_step_and_the_layer_and_keeps_the_checkpoint(t
     with pytest.raises(NonFiniteError, match=message):
         fit(model, optimizer, batches, epochs=4, loss_fn=loss_fn, checkpoint=path, checkpoint_every=1)
     assert len(torch.load(path, weights_only=True)["progress"]["records"]) == 1
+
+
+def read_late(monkeypatch):
+    """Read losses as from a GPU: many steps at a time."""
+    monkeypatch.setattr(_Tally, "full", property(lambda self: len(self._waiting) >= 32))
+
+
+def test_losses_read_late_are_the_same(monkeypatch, tmp_path):
+    options = {"epochs": 3, "checkpoint_seconds": 0, "checkpoint_every": 99}
+    expected = train_toy(toy(), checkpoint=tmp_path / "early.pt", **options)
+    read_late(monkeypatch)
+    whole = toy()
+    records = train_toy(whole, checkpoint=tmp_path / "late.pt", **options)
+    assert without_time(records) == without_time(expected)
+    early, late = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("early", "late"))
+    assert same(early["model"], late["model"])
+
+
+def test_divergence_read_late_names_the_step_and_keeps_the_last_good_checkpoint(monkeypatch, tmp_path):
+    read_late(monkeypatch)
+    model, optimizer, _ = toy()
+    step = 0
+
+    def loss_fn(logits, labels):
+        nonlocal step
+        step += 1
+        return nn.functional.cross_entropy(logits, labels) * (math.nan if step >= 5 else 1)
+
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(NonFiniteError, match=r"the loss is nan at step 5 \(epoch 2\): looked at after the epoch"):
+        fit(model, optimizer, lambda _: TOY.batches(16), epochs=3, loss_fn=loss_fn, checkpoint=path, checkpoint_every=1)
+    saved = torch.load(path, weights_only=True)
+    assert len(saved["progress"]["records"]) == 1
+    assert all(torch.isfinite(w).all() for w in saved["model"].values())
 
 
 def test_the_culprit_is_named_where_batch_norm_comes_after_it():
