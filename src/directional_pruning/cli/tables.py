@@ -1,8 +1,10 @@
 """The tables that verbs end with."""
 
+import json
 from collections.abc import Iterable
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,12 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["show_comparison", "train_table"]
 
 
-def train_table(summary: dict[str, Any], recipe: "Recipe") -> "Table":
-    """Both networks of a run side by side, and what the paper published of them."""
+def train_table(run: Path, recipe: "Recipe") -> "Table":
+    """Both networks of a finished run side by side, and what the paper published of them."""
     from rich.table import Table
 
     from ..report import published_row
 
+    summary = json.loads((run / "summary.json").read_text())
     sgd, grda = summary["sgd"], summary["grda"]
     table = Table("", "dense twin", "sparse", title=f"{summary['recipe']}: {summary['parameters']:,} parameters")
     paper = published_row(recipe.name, recipe.c, recipe.mu)

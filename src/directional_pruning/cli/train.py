@@ -1,27 +1,19 @@
 """Verbs that make a run: ``train``, ``recipes``, ``report``."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
 from importlib.util import find_spec
-from itertools import count, product
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from .app import RUN, app, stop
+from .progress import training_progress
 from .tables import show_comparison, train_table
-
-if TYPE_CHECKING:
-    from ..training import Recipe
 
 __all__ = ["recipes", "report", "train"]
 
-_NAMES = {"sgd": "dense twin", "grda": "sparse"}
 _PRUNING, _LEARNING, _DATA, _MACHINE = "Pruning", "Training", "Data", "Machine"
 
 
@@ -117,86 +109,71 @@ def train(
     """
     from ..report import comparison_rows, write_comparison, write_report
     from ..training import (
-        NonFiniteError,
+        create_folder,
         join_processes,
         load_run,
         pick_device,
         prepare_cpu,
         sweep_runs,
-        train_run,
         train_sweep,
+        variants,
     )
 
-    single = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "momentum": momentum, "weight_decay": weight_decay}
-    single |= {"label_smoothing": label_smoothing, "model": model, "data": data and str(data.resolve())}
-    single |= {"num_classes": num_classes, "samples": samples, "paper_protocol": paper_protocol, "workers": workers}
-    single |= {"precision": precision, "compile": compile, "accumulate": accumulate, "parallel": parallel}
-    single = {name: value for name, value in single.items() if value is not None}
-    several = {name: values for name, values in {"seed": seed, "c": c, "mu": mu}.items() if values}
-    if resume is not None:
-        if recipe or single or several or paper_settings or out or device != "auto":
-            stop("--resume goes on with the run as it was configured: give nothing else but --jobs and --quiet", 2)
-        variants = [load_run(run) for run in sweep_runs(resume)]
-        variants, place = [each for each, _ in variants], variants[0][1]
-    else:
-        try:
-            variants, place = _variants(recipe, single, several, paper_settings), pick_device(device)
-        except ValueError as error:
-            stop(str(error), 2)
-    chosen = variants[0]
-    prepare_cpu(chosen.threads)
-    processes = join_processes(place)
-    if processes.size > 1 and (len(variants) > 1 or jobs > 1):
-        stop("under torchrun all processes train one run together: no sweep and no --jobs", 2)
-    if chosen.batch_size % processes.size:
-        stop(f"invalid batch_size: {chosen.batch_size} (must be a multiple of the {processes.size} processes)", 2)
+    values = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "momentum": momentum, "weight_decay": weight_decay}
+    values |= {"label_smoothing": label_smoothing, "model": model, "data": data and str(data.resolve())}
+    values |= {"num_classes": num_classes, "samples": samples, "paper_protocol": paper_protocol, "workers": workers}
+    values |= {"precision": precision, "compile": compile, "accumulate": accumulate, "parallel": parallel}
+    values = {name: value for name, value in values.items() if value is not None}
+    several = {name: each for name, each in {"seed": seed, "c": c, "mu": mu}.items() if each}
+    if resume and (recipe or values or several or paper_settings or out or device != "auto"):
+        stop("--resume goes on with the run as it was configured: give nothing else but --jobs and --quiet", 2)
     if tensorboard and find_spec("tensorboard") is None:
         stop("TensorBoard events need its package: pip install 'directional-pruning[tensorboard]'", 2)
     try:
+        if resume:
+            loaded = [load_run(run) for run in sweep_runs(resume)]
+            wanted, place = [recipe for recipe, _ in loaded], loaded[0][1]
+        else:
+            wanted, place = variants(recipe, values, several, paper_settings=paper_settings), pick_device(device)
+        chosen = wanted[0]
+        prepare_cpu(chosen.threads)
+        processes = join_processes(place)
+        if processes.size > 1 and (len(wanted) > 1 or jobs > 1):
+            raise ValueError("under torchrun all processes train one run together: no sweep and no --jobs")
+        if chosen.batch_size % processes.size:
+            size = processes.size
+            raise ValueError(f"invalid batch_size: {chosen.batch_size} (must be a multiple of the {size} processes)")
         # A mistake is better found before there is a folder.
         splits = chosen.splits(processes.own(place))
         chosen.check(splits)
+        folder = resume or processes.share(create_folder(out, wanted, place) if processes.first else None)
+    except FileExistsError:
+        stop(f"{out} exists; give another --out, or go on with --resume {quote(str(out))}", 2)
     except ValueError as error:
         stop(str(error), 2)
-    folder = resume or processes.share(_create(out, variants, place) if processes.first else None)
     runs = sweep_runs(folder)
     screen = Console(quiet=quiet or not processes.first)
-    go_on = f"dirprune train --resume {quote(str(folder))}"
     try:
-        if len(runs) > 1 or jobs > 1:
-            with _progress(screen, runs, chosen.epochs) as on_epoch:
-                diverged = train_sweep(runs, splits, jobs=jobs, on_epoch=on_epoch, tensorboard=tensorboard)
-            for run in runs:
-                write_report(run)
-            if len(runs) > 1:
-                page = write_comparison([folder], folder / "comparison.html")
-                show_comparison(screen, comparison_rows([folder]))
-                print(folder if quiet else f"comparison: {page}")
-            for run, what in diverged.items():
-                print(f"{run}: diverged, {what}")
-            if diverged:
-                stop(f"{len(diverged)} of {len(runs)} runs diverged; try a smaller --lr", 1)
-            if len(runs) > 1:
-                return
-        with _progress(screen, runs, chosen.epochs) as on_epoch:
-            summary = train_run(
-                folder,
-                on_epoch=lambda network, record: on_epoch(folder, network, record),
-                splits=splits,
-                processes=processes,
-                tensorboard=tensorboard,
+        with training_progress(screen, runs, chosen.epochs) as on_epoch:
+            diverged = train_sweep(
+                runs, splits, jobs=jobs, on_epoch=on_epoch, processes=processes, tensorboard=tensorboard
             )
-    except NonFiniteError as error:
-        if processes.first:
-            stop(f"training diverged, {error}; the run so far: {write_report(folder)}; try a smaller --lr", 1)
-        stop("", 1)
     except KeyboardInterrupt:
-        stop(f"stopped; go on with: {go_on}" if processes.first else "", 130)
-    if processes.first:
-        page = write_report(folder)
-        screen.print(train_table(summary, chosen))
-        # Not by Rich, which would read markup into a folder's name.
-        print(folder if quiet else f"report: {page}")
+        stop(f"stopped; go on with: dirprune train --resume {quote(str(folder))}" if processes.first else "", 130)
+    if not processes.first:
+        stop("", 1 if diverged else 0)
+    pages = {run: write_report(run) for run in runs}
+    # Folders not by Rich, which would read markup into their names.
+    if len(runs) > 1:
+        page = write_comparison([folder], folder / "comparison.html")
+        show_comparison(screen, comparison_rows([folder]))
+        print(folder if quiet else f"comparison: {page}")
+    elif not diverged:
+        screen.print(train_table(folder, chosen))
+        print(folder if quiet else f"report: {pages[folder]}")
+    if diverged:
+        what = "; ".join(f"{error}; the run so far: {pages[run]}" for run, error in diverged.items())
+        stop(f"training diverged, {what}; try a smaller --lr", 1)
 
 
 @app.command()
@@ -204,11 +181,11 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Show all settings of this one.")] = None,
 ) -> None:
     """List what can be trained, or show the settings of one recipe."""
-    from ..training import RECIPES
+    from ..training import RECIPES, variants
 
     if name is not None:
         try:
-            (recipe,) = _variants(name, {}, {}, False)
+            (recipe,) = variants(name)
         except ValueError as error:
             stop(str(error), 2)
         for key, value in (recipe.hyperparameters() | recipe.describe()).items():
@@ -224,98 +201,3 @@ def report(run: RUN) -> None:
     from ..report import write_report
 
     print(write_report(run))
-
-
-def _variants(
-    name: str | None, single: dict[str, Any], several: dict[str, list[Any]], paper_settings: bool
-) -> list["Recipe"]:
-    """The recipe of this name with the flags' values in place of its own, once for every combination of several."""
-    from ..training import RECIPES
-
-    if name not in RECIPES:
-        problem = "which recipe?" if name is None else f"unknown recipe: {name}"
-        raise ValueError(f"{problem} (there is: {', '.join(RECIPES)})")
-    base = replace(RECIPES[name](), **single)
-    if paper_settings and (several.keys() & {"c", "mu"} or not base.settings):
-        raise ValueError(
-            f"invalid --paper-settings: {name} has none"
-            if not base.settings
-            else "--paper-settings are all pairs of c and mu: give neither"
-        )
-    if paper_settings:
-        pairs = base.settings
-    else:
-        pairs = tuple(product(several.get("c", [base.c]), several.get("mu", [base.mu])))
-    seeds = several.get("seed", [base.seed])
-    chosen = dict.fromkeys(product(seeds, pairs))  # each once
-    return [replace(base, seed=seed, c=c, mu=mu) for seed, (c, mu) in chosen]
-
-
-def _create(out: Path | None, variants: Sequence["Recipe"], device: Any) -> Path:
-    """Make the folder of a run or a sweep; that of a run that torchrun starts again is there already."""
-    from ..training import create_run, create_sweep
-
-    first = variants[0]
-    name = f"{first.name}-seed{first.seed}" if len(variants) == 1 else f"{first.name}-sweep"
-    names = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in count(1))
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
-        last = out
-        for folder in names:
-            if out or not folder.exists():
-                break
-            last = folder
-        if last is not None and last.exists():
-            return last
-    folder = out or next(name for name in names if not name.exists())
-    try:
-        if len(variants) == 1:
-            create_run(folder, first, device)
-        else:
-            create_sweep(folder, variants, device)
-    except FileExistsError:
-        stop(f"{folder} exists; give another --out, or go on with --resume {quote(str(folder))}", 2)
-    return folder
-
-
-@contextmanager
-def _progress(
-    screen: Console, runs: Sequence[Path], epochs: int
-) -> Iterator[Callable[[Path, str, dict[str, Any]], None]]:
-    """A bar for each network with loss, accuracy, zeros and the time that remains."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=10),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]} acc {task.fields[accuracy]} zeros {task.fields[zeros]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=screen) as bars:
-        tasks = {
-            (run, network): bars.add_task(
-                name if len(runs) == 1 else f"{run.name} {name}",
-                total=epochs,
-                start=False,
-                loss="-",
-                accuracy="-",
-                zeros="-",
-            )
-            for run in runs
-            for network, name in _NAMES.items()
-            if not (run / network).is_symlink()
-        }
-
-        def on_epoch(run: Path, network: str, record: dict[str, Any]) -> None:
-            if (task := tasks.get((run, network))) is None:  # a twin that another run shows
-                return
-            bars.start_task(task)
-            bars.update(
-                task,
-                completed=record["epoch"],
-                loss=f"{record['train_loss']:.4f}",
-                accuracy=f"{record['validation_accuracy']:.1%}",
-                zeros=f"{record['sparsity_all']:.1%}",
-            )
-
-        yield on_epoch

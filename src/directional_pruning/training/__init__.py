@@ -10,6 +10,7 @@ from .recipes import Recipe, chars_recipe, digits_recipe
 from .run import NETWORKS, create_run, load_run, train_run
 from .schedules import constant_schedule, cosine_schedule, drop_schedule, paper_schedule
 from .sweep import create_sweep, prepare_cpu, sweep_runs, train_sweep
+from .variants import create_folder, variants
 
 __all__ = [
     # train and measure
@@ -28,6 +29,7 @@ __all__ = [
     "digits_recipe",
     # runs
     "NETWORKS",
+    "create_folder",
     "create_run",
     "create_sweep",
     "load_run",
@@ -35,6 +37,7 @@ __all__ = [
     "sweep_runs",
     "train_run",
     "train_sweep",
+    "variants",
     # several processes
     "ALONE",
     "Processes",

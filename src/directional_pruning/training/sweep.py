@@ -16,6 +16,7 @@ import torch
 from ..data import Splits, TextSplits
 from ..files import CorruptFileError
 from .divergence import NonFiniteError
+from .processes import ALONE, Processes
 from .recipes import Recipe
 from .run import NETWORKS, create_run, load_run, train_network, train_run, write_json
 
@@ -70,6 +71,7 @@ def train_sweep(
     *,
     jobs: int = 1,
     on_epoch: OnEpoch | None = None,
+    processes: Processes = ALONE,
     **options: Any,
 ) -> dict[Path, str]:
     """Train the runs in ``folders``, or go on where they were stopped; finished ones are left alone.
@@ -78,21 +80,20 @@ def train_sweep(
         splits: the data, which all of them share.
         jobs: networks that are trained side by side, each in a process of its own, on the one device.
         on_epoch: called with the run's folder, the network and the epoch's record.
+        processes: those that train every network together, instead of ``jobs``.
         options: of :func:`~directional_pruning.training.train_network`.
 
     Returns:
         For each run that diverged, what happened; the others go on.
     """
     unfinished = [folder for folder in folders if not (folder / "summary.json").exists()]
-    for folder in unfinished:
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
     diverged = _train_side_by_side(unfinished, jobs, on_epoch, options) if jobs > 1 else {}
     for folder in unfinished:
         if folder in diverged:
             continue
         told = partial(on_epoch, folder) if on_epoch is not None else None
         try:
-            train_run(folder, on_epoch=told, splits=splits, **options)
+            train_run(folder, on_epoch=told, splits=splits, processes=processes, **options)
         except NonFiniteError as error:
             diverged[folder] = str(error)
     return diverged
@@ -102,6 +103,8 @@ def _train_side_by_side(
     folders: Iterable[Path], jobs: int, on_epoch: OnEpoch | None, options: dict[str, Any]
 ) -> dict[Path, str]:
     """Train every network in one of ``jobs`` processes, a shared twin once; what diverged."""
+    for folder in folders:
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
     # Twins first: a run is finished when both of its networks are.
     tasks = [(folder, network) for network in NETWORKS for folder in folders if not (folder / network).is_symlink()]
     spawn = multiprocessing.get_context("spawn")  # CUDA cannot be used in a forked process
