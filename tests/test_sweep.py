@@ -2,8 +2,12 @@
 
 import json
 import math
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 
@@ -150,3 +154,25 @@ def test_dead_twins_do_not_hide_what_was_learnt(tmp_path):
     zeros = [json.loads((run / "summary.json").read_text())["grda"]["sparsity_all"] for run in runs]
     assert 0 < zeros[0] < zeros[1]
     assert all(math.isfinite(zero) for zero in zeros)
+
+
+def test_a_killed_sweep_leaves_no_process_behind_and_goes_on(tmp_path):
+    command = [sys.executable, "-m", "directional_pruning", "train"]
+    flags = ["digits", "--epochs", "40", "--mu", ".6", ".7", "-j", "2", "-q", "--out", "sweep"]
+    victim = subprocess.Popen([*command, *flags], cwd=tmp_path)
+    deadline = time.monotonic() + 100
+    while not len([*tmp_path.glob("sweep/*/sgd/checkpoint.pt"), *tmp_path.glob("sweep/*/grda/checkpoint.pt")]) >= 2:
+        assert victim.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    children = psutil.Process(victim.pid).children(recursive=True)
+    victim.kill()
+    victim.wait()
+    assert len(children) >= 2
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+    done = subprocess.run(
+        [*command, "--resume", "sweep", "-j", "2", "-q"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "sweep\n"), done.stderr
+    assert [len(lines(run)) for run in sweep_runs(tmp_path / "sweep")] == [80, 80]

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -110,7 +111,7 @@ def _train_side_by_side(
     spawn = multiprocessing.get_context("spawn")  # CUDA cannot be used in a forked process
     threads = max(1, torch.get_num_threads() // jobs)
     diverged: dict[Path, str] = {}
-    with ProcessPoolExecutor(min(jobs, len(tasks) or 1), mp_context=spawn) as pool:
+    with ProcessPoolExecutor(min(jobs, len(tasks) or 1), mp_context=spawn, initializer=_end_with_parent) as pool:
         futures: dict[Future[None], Path] = {
             pool.submit(_work, folder, network, threads, options): folder for folder, network in tasks
         }
@@ -138,6 +139,18 @@ def _train_side_by_side(
         if twin in diverged and (folder / "sgd").is_symlink():
             diverged.setdefault(folder, diverged[twin])
     return diverged
+
+
+def _end_with_parent() -> None:
+    """Let a killed command leave nobody behind who goes on training, unseen, in the folder of a run gone on with."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(folder: Path, network: str, threads: int, options: dict[str, Any]) -> None:
