@@ -51,9 +51,9 @@ class Row:
     flags: tuple[str, ...]
 
     def difference(self, name: str) -> float | None:
-        """Ours less the published one of a figure that :attr:`published` may hold; None where either is not there."""
+        """Ours less the published one of a figure that :attr:`published` may hold; None before both are there."""
         ours, theirs = getattr(self, name), self.published.get(name)
-        return None if ours is None or theirs is None else ours.mean - theirs.mean
+        return None if ours is None or theirs is None or not self.seeds else ours.mean - theirs.mean
 
 
 def comparison_rows(folders: Sequence[Path]) -> list[Row]:
