@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from directional_pruning.data import Images
-from directional_pruning.training import RECIPES, fit, pick_device, prepare_cpu
+from directional_pruning.training import RECIPES, fit, pick_device, prepare_torch
 
 
 def finish(device):
@@ -77,8 +77,7 @@ def main():
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     device = pick_device(args.device)
-    prepare_cpu(None)
-    torch.backends.cudnn.benchmark = True
+    prepare_torch(None)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"{platform.machine()}, {name}, torch {torch.__version__}, Python {platform.python_version()}")
     for recipe in args.recipe:
@@ -94,8 +93,8 @@ def main():
             said = "" if steps == whole else f" (extrapolated from {steps} of {whole} steps)"
             memory = f", {torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB" if device.type == "cuda" else ""
             print(
-                f"{recipe} {network}: {trained * whole / steps:.2f} s an epoch{said}, loading {loaded / trained:.1%} of "
-                f"it, {count / trained:,.0f} images a second, {count / loaded:,.0f} loaded alone{memory}"
+                f"{recipe} {network}: {trained * whole / steps:.2f} s an epoch{said}, loading {loaded / trained:.1%}, "
+                f"{count / trained:,.0f} images a second, {count / loaded:,.0f} loaded alone{memory}"
             )
 
 

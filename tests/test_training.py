@@ -8,6 +8,8 @@ import warnings
 import zipfile
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
+from itertools import islice
 
 import pytest
 import torch
@@ -33,7 +35,8 @@ from directional_pruning.training import (
     pick_device,
     train_run,
 )
-from directional_pruning.training.fit import _Tally
+
+fit_module = import_module("directional_pruning.training.fit")  # whose name the function has
 
 
 @pytest.fixture(autouse=True)
@@ -277,9 +280,9 @@ def test_the_epochs_are_tensorboard_events_too(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    create_run(tmp_path / "run", replace(digits_recipe(), epochs=2), torch.device("cpu"))
+    create_run(tmp_path / "run", replace(digits_recipe(), epochs=2, tensorboard=True), torch.device("cpu"))
     for _ in range(2):  # gone on with, it writes each epoch once
-        train_run(tmp_path / "run", tensorboard=True)
+        train_run(tmp_path / "run")
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "grda"))
     events.Reload()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -384,37 +387,83 @@ def test_divergence_stops_with_the_step_and_the_layer_and_keeps_the_checkpoint(t
 
 
 def read_late(monkeypatch):
-    """Read losses as from a GPU: many steps at a time."""
-    monkeypatch.setattr(_Tally, "full", property(lambda self: len(self._waiting) >= 32))
+    """Read losses as from a GPU: 32 steps at a time."""
+    monkeypatch.setattr(fit_module, "_reads_at_once", lambda device: False)
 
 
-def test_losses_read_late_are_the_same(monkeypatch, tmp_path):
-    options = {"epochs": 3, "checkpoint_seconds": 0, "checkpoint_every": 99}
-    expected = train_toy(toy(), checkpoint=tmp_path / "early.pt", **options)
-    read_late(monkeypatch)
+def many(epoch, first=0):
+    """Forty batches an epoch, so that losses are read within it."""
+    for batch in range(first, 40):
+        yield from islice(TOY.batches(16, shuffle_seed=1000 * epoch + batch), 1)
+
+
+def fit_toy(parts, **options):
+    return fit(parts[0], parts[1], many, epochs=2, scheduler=parts[2], **options)
+
+
+def test_losses_read_late_are_the_same_and_checkpoints_within_an_epoch_whole(monkeypatch, tmp_path):
     whole = toy()
-    records = train_toy(whole, checkpoint=tmp_path / "late.pt", **options)
+    expected = fit_toy(whole)
+    read_late(monkeypatch)
+    saved, plain = [], fit_module.save_checkpoint
+
+    class KilledError(Exception):
+        pass
+
+    def save(path, model, optimizer, scheduler, progress, processes):
+        plain(path, model, optimizer, scheduler, progress, processes)
+        saved.append(progress["part"])
+        if len(saved) == 3:
+            raise KilledError
+
+    monkeypatch.setattr(fit_module, "save_checkpoint", save)
+    options = {"checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0, "checkpoint_every": 99}
+    with pytest.raises(KilledError):
+        fit_toy(toy(), **options)
+    # When losses are read, and at the end of an epoch; all that was trained on has been counted.
+    assert [part and (part["batches"], part["seen"]) for part in saved] == [(32, 512), None, (32, 512)]
+    monkeypatch.setattr(fit_module, "save_checkpoint", plain)
+    resumed = toy(seed=5)
+    records = fit_toy(resumed, **options)
     assert without_time(records) == without_time(expected)
-    early, late = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("early", "late"))
-    assert same(early["model"], late["model"])
+    assert same(whole[0].state_dict(), resumed[0].state_dict())
 
 
 def test_divergence_read_late_names_the_step_and_keeps_the_last_good_checkpoint(monkeypatch, tmp_path):
     read_late(monkeypatch)
-    model, optimizer, _ = toy()
-    step = 0
+    parts, step = toy(), 0
 
     def loss_fn(logits, labels):
         nonlocal step
         step += 1
-        return nn.functional.cross_entropy(logits, labels) * (math.nan if step >= 5 else 1)
+        return nn.functional.cross_entropy(logits, labels) * (math.nan if step >= 45 else 1)
 
     path = tmp_path / "checkpoint.pt"
-    with pytest.raises(NonFiniteError, match=r"the loss is nan at step 5 \(epoch 2\): looked at after the epoch"):
-        fit(model, optimizer, lambda _: TOY.batches(16), epochs=3, loss_fn=loss_fn, checkpoint=path, checkpoint_every=1)
+    message = r"the loss is nan at step 45 \(epoch 2\): noticed at step 72"
+    with pytest.raises(NonFiniteError, match=message):
+        fit_toy(parts, loss_fn=loss_fn, checkpoint=path, checkpoint_seconds=0)
     saved = torch.load(path, weights_only=True)
     assert len(saved["progress"]["records"]) == 1
+    assert saved["progress"]["part"] is None
     assert all(torch.isfinite(w).all() for w in saved["model"].values())
+
+
+def test_a_weight_that_left_the_numbers_is_not_saved_within_an_epoch(tmp_path):
+    parts, step = toy(), 0
+
+    def batches(epoch):
+        nonlocal step
+        for batch in many(epoch):
+            step += 1
+            if step == 8:
+                with torch.no_grad():  # no loss has seen it yet when the checkpoint is due
+                    parts[0][4].bias.register_hook(lambda gradient: gradient * math.inf)
+            yield batch
+
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(NonFiniteError, match=r"4\.bias is not finite after step 8 \(epoch 1\)"):
+        fit(parts[0], parts[1], batches, epochs=2, checkpoint=path, checkpoint_seconds=0)
+    assert torch.load(path, weights_only=True)["progress"]["part"]["batches"] == 7
 
 
 def test_the_culprit_is_named_where_batch_norm_comes_after_it():

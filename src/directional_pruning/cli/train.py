@@ -112,8 +112,9 @@ def train(
         create_folder,
         join_processes,
         load_run,
+        move_run,
         pick_device,
-        prepare_cpu,
+        prepare_torch,
         sweep_runs,
         train_sweep,
         variants,
@@ -123,20 +124,25 @@ def train(
     values |= {"label_smoothing": label_smoothing, "model": model, "data": data and str(data.resolve())}
     values |= {"num_classes": num_classes, "samples": samples, "paper_protocol": paper_protocol, "workers": workers}
     values |= {"precision": precision, "compile": compile, "accumulate": accumulate, "parallel": parallel}
+    values |= {"tensorboard": tensorboard or None}
     values = {name: value for name, value in values.items() if value is not None}
     several = {name: each for name, each in {"seed": seed, "c": c, "mu": mu}.items() if each}
-    if resume and (recipe or values or several or paper_settings or out or device != "auto"):
-        stop("--resume goes on with the run as it was configured: give nothing else but --jobs and --quiet", 2)
+    if resume and (recipe or values.keys() - {"data", "workers"} or several or paper_settings or out):
+        also = "--data, --workers, --device, --jobs and --quiet"
+        stop(f"--resume goes on with the run as it was configured: give nothing else but {also}", 2)
     if tensorboard and find_spec("tensorboard") is None:
         stop("TensorBoard events need its package: pip install 'directional-pruning[tensorboard]'", 2)
     try:
         if resume:
+            here = values | ({"device": device} if device != "auto" else {})
+            for run in sweep_runs(resume) if here else ():
+                move_run(run, **here)
             loaded = [load_run(run) for run in sweep_runs(resume)]
             wanted, place = [recipe for recipe, _ in loaded], loaded[0][1]
         else:
             wanted, place = variants(recipe, values, several, paper_settings=paper_settings), pick_device(device)
         chosen = wanted[0]
-        prepare_cpu(chosen.threads)
+        prepare_torch(chosen.threads)
         processes = join_processes(place)
         if processes.size > 1 and (len(wanted) > 1 or jobs > 1):
             raise ValueError("under torchrun all processes train one run together: no sweep and no --jobs")
@@ -144,22 +150,25 @@ def train(
             size = processes.size
             raise ValueError(f"invalid batch_size: {chosen.batch_size} (must be a multiple of the {size} processes)")
         # A mistake is better found before there is a folder.
-        splits = chosen.splits(processes.own(place))
+        # What has to be downloaded is by the first process, for all.
+        splits = chosen.splits(processes.own(place)) if processes.first else None
+        processes.wait()
+        splits = splits or chosen.splits(processes.own(place))
         chosen.check(splits)
         folder = resume or processes.share(create_folder(out, wanted, place) if processes.first else None)
-    except FileExistsError:
-        stop(f"{out} exists; give another --out, or go on with --resume {quote(str(out))}", 2)
+    except FileExistsError as error:
+        there = error.filename
+        stop(f"{there} exists; give another --out, or go on with --resume {quote(str(there))}", 2)
     except ValueError as error:
         stop(str(error), 2)
     runs = sweep_runs(folder)
     screen = Console(quiet=quiet or not processes.first)
     try:
         with training_progress(screen, runs, chosen.epochs) as on_epoch:
-            diverged = train_sweep(
-                runs, splits, jobs=jobs, on_epoch=on_epoch, processes=processes, tensorboard=tensorboard
-            )
-    except KeyboardInterrupt:
-        stop(f"stopped; go on with: dirprune train --resume {quote(str(folder))}" if processes.first else "", 130)
+            diverged = train_sweep(runs, splits, jobs=jobs, on_epoch=on_epoch, processes=processes)
+    except (KeyboardInterrupt, ChildProcessError) as error:
+        what = f"{str(error) or 'stopped'}; go on with: dirprune train --resume {quote(str(folder))}"
+        stop(what if processes.first else "", 130 if isinstance(error, KeyboardInterrupt) else 1)
     if not processes.first:
         stop("", 1 if diverged else 0)
     pages = {run: write_report(run) for run in runs}
@@ -170,6 +179,8 @@ def train(
         print(folder if quiet else f"comparison: {page}")
     elif not diverged:
         screen.print(train_table(folder, chosen))
+        for flag in comparison_rows([folder])[0].flags:
+            screen.print(f"beside the paper: {flag}", markup=False)
         print(folder if quiet else f"report: {pages[folder]}")
     if diverged:
         what = "; ".join(f"{error}; the run so far: {pages[run]}" for run, error in diverged.items())

@@ -79,8 +79,13 @@ class Photos:
             generator=torch.Generator(),
         )
         factor, offset = affine(self.mean, self.std, 255, self.device)
-        for pixels, labels in self._ahead(loader, (self.source.labels[order[start:stop]] for start, stop in cuts)):
-            yield pixels.float().mul_(factor).add_(offset), labels
+        for decoded, (start, stop) in zip(loader, cuts):
+            if isinstance(decoded, Exception):
+                raise decoded
+            labels = self.source.labels[order[start:stop]]
+            # From pinned memory the copy does not make the processor wait.
+            pixels = decoded.to(self.device, non_blocking=True)
+            yield pixels.float().mul_(factor).add_(offset), labels.to(self.device)
 
     def _order(self, seed: int) -> Tensor:
         """A random order that reads whole pools of row groups one after the other."""
@@ -92,22 +97,6 @@ class Photos:
         pools[turns] = (sizes[turns].cumsum(0) - sizes[turns]) // _POOL
         shuffled = torch.randperm(len(groups), generator=generator)
         return shuffled[pools[groups[shuffled]].argsort(stable=True)]
-
-    def _ahead(
-        self, loader: DataLoader[Tensor | Exception], classes: Iterator[Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Decoded batches on the device, the next one on its way there while one is in use."""
-        waiting: tuple[Tensor, Tensor] | None = None
-        for decoded, labels in zip(loader, classes):
-            if isinstance(decoded, Exception):
-                raise decoded
-            pinned = labels.pin_memory() if self.device.type == "cuda" else labels
-            following = decoded.to(self.device, non_blocking=True), pinned.to(self.device, non_blocking=True)
-            if waiting is not None:
-                yield waiting
-            waiting = following
-        if waiting is not None:
-            yield waiting
 
 
 class _Decoding(Dataset[Tensor | Exception]):

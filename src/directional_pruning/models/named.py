@@ -89,5 +89,5 @@ def _import(module: str) -> Any:
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise ModuleNotFoundError(
-            f"{package} is installed but cannot be imported ({reason}); a build of torchvision for this torch is needed"
+            f"{package} is installed but cannot be imported ({reason}): pip install a torchvision built for this torch"
         ) from error

@@ -16,6 +16,7 @@ _PROTOCOL: dict[str, str] = {
     "samples": "{} samples",
     "paper_protocol": "paper protocol {}",
     "model": "{}",
+    "accumulate": "batches in {} parts",
     "num_classes": "{} classes",
     "momentum": "momentum {}",
     "weight_decay": "decay {}",

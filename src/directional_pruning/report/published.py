@@ -57,8 +57,8 @@ class Published:
     beyond: bool
     parameters: int
     epochs: int
-    protocol: Mapping[str, float]
-    """Batch size, rate and the like, under their names in ``config.json``."""
+    protocol: Mapping[str, float | str]
+    """Network, batch size, rate and the like, under their names in ``config.json``."""
     twin: Setting | None
     settings: tuple[Setting, ...]
     others: tuple[Setting, ...]

@@ -7,9 +7,9 @@ from .fit import fit
 from .paper import RECIPES
 from .processes import ALONE, Processes, join_processes
 from .recipes import Recipe, chars_recipe, digits_recipe
-from .run import NETWORKS, create_run, load_run, train_run
+from .run import NETWORKS, create_run, load_run, move_run, train_run
 from .schedules import constant_schedule, cosine_schedule, drop_schedule, paper_schedule
-from .sweep import create_sweep, prepare_cpu, sweep_runs, train_sweep
+from .sweep import create_sweep, prepare_torch, sweep_runs, train_sweep
 from .variants import create_folder, variants
 
 __all__ = [
@@ -33,7 +33,8 @@ __all__ = [
     "create_run",
     "create_sweep",
     "load_run",
-    "prepare_cpu",
+    "move_run",
+    "prepare_torch",
     "sweep_runs",
     "train_run",
     "train_sweep",

@@ -5,7 +5,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -27,10 +27,8 @@ def save_checkpoint(
 
     All processes have to call; the first one writes. The file holds whole tensors, however they were spread.
     """
-    generators = {
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    generators = {"cpu": torch.get_rng_state(), device.type: _generator_state(device)}
     state = {
         "model": gathered(model.state_dict()),
         "optimizer": gathered(optimizer.state_dict()),
@@ -79,8 +77,24 @@ def load_checkpoint(
         if len(state["generators"]) == processes.size:
             own = state["generators"][processes.rank]
             torch.set_rng_state(own["cpu"])
-            if own["cuda"] is not None and torch.cuda.is_available():
-                torch.cuda.set_rng_state(own["cuda"])
+            device = next((p.device for p in model.parameters()), torch.device("cpu"))
+            if device.type in own:
+                _set_generator_state(device, own[device.type])
         return state["progress"]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptFileError(f"{path} is not a checkpoint of this network and optimizer") from error
+
+
+def _generator_state(device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
+
+
+def _set_generator_state(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
+    else:
+        torch.set_rng_state(state)

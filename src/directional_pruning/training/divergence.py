@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .processes import on_this_process
+from .processes import ALONE, Processes, on_this_process
 
 __all__ = ["NonFiniteError", "blame", "first_non_finite"]
 
@@ -24,12 +24,16 @@ def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 @torch.no_grad()
-def blame(model: nn.Module, inputs: Tensor) -> str:
-    """Where a non-finite loss comes from: the input, a weight, or the first layer whose output is not finite."""
-    if not bool(torch.isfinite(inputs).all()):
+def blame(model: nn.Module, inputs: Tensor, processes: Processes = ALONE) -> str:
+    """Where a non-finite loss comes from: the input, a weight, or the first layer whose output is not finite.
+
+    All processes have to call, and go through the same stages: where weights are sharded, a pass gathers them.
+    """
+    if any(processes.gather(not bool(torch.isfinite(inputs).all()))):
         return "the input is not finite"
     # Not the buffers: the pass that failed has already spoilt the running averages behind the culprit.
-    if (name := first_non_finite(dict(model.named_parameters()))) is not None:
+    names = processes.gather(first_non_finite(dict(model.named_parameters())))
+    if (name := next(filter(None, names), None)) is not None:
         return f"{name} is not finite"
     culprits: list[str] = []
 
@@ -46,4 +50,5 @@ def blame(model: nn.Module, inputs: Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    return f"the output of layer {culprits[0]} is not finite" if culprits else "the loss itself overflowed"
+    layer = next(filter(None, processes.gather(next(iter(culprits), None))), None)
+    return f"the output of layer {layer} is not finite" if layer else "the loss itself overflowed"

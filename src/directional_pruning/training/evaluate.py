@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .processes import ALONE, Processes
+from .processes import ALONE, Processes, is_sharded
 
 __all__ = ["Batches", "Loss", "evaluate"]
 
@@ -35,18 +35,22 @@ def evaluate(
     """
     training = {module: module.training for module in model.modules()}
     model.eval()
-    losses, hits, counts, device = [], [], [], torch.device("cpu")
+    losses, hits, counts, inputs = [], [], [], None
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         for inputs, labels in batches:
-            device = labels.device
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 logits = model(inputs)
                 losses.append(loss_fn(logits, labels))
             hits.append((logits.argmax(1) == labels).sum())
             counts.append(labels.numel())
-        if processes.size > 1:
-            # Sharded weights are gathered by all together, so nobody may leave while others still have batches.
-            for _ in range(max(processes.gather(len(counts))) - len(counts)):
+        if is_sharded(model):
+            # Its weights are gathered by all together, so nobody may leave while others still have batches.
+            known = processes.gather((len(counts), None if inputs is None else (inputs.shape[1:], inputs.dtype)))
+            if inputs is None:
+                shape, kind = next(example for _, example in known if example)
+                inputs = torch.zeros(1, *shape, dtype=kind, device=device)
+            for _ in range(max(count for count, _ in known) - len(counts)):
                 model(inputs)
     finally:
         for module, mode in training.items():

@@ -22,6 +22,9 @@ from .processes import ALONE, Processes, gathered, gradients_stay
 
 __all__ = ["fit"]
 
+# Losses that wait on a device before they are read.
+_UNREAD = 32
+
 
 def fit(
     model: nn.Module,
@@ -89,6 +92,14 @@ def fit(
             save_checkpoint(checkpoint, core, optimizer, scheduler, progress, processes)
             saved = time.perf_counter()
 
+    def overdue() -> bool:
+        return time.perf_counter() - saved > checkpoint_seconds
+
+    device = next((p.device for p in core.parameters()), torch.device("cpu"))
+    at_once = _reads_at_once(device)
+    # A compiled network may keep its results in the memory of a CUDA graph, until the next step.
+    graphs = device.type == "cuda" and core._compiled_call_impl is not None
+
     for epoch in range(len(records) + 1, epochs + 1):
         model.train()
         lr = float(optimizer.param_groups[0]["lr"])
@@ -96,7 +107,7 @@ def fit(
         for inputs, labels in batches(epoch - 1, part["batches"]) if part else batches(epoch - 1):
             step += 1
             optimizer.zero_grad()
-            if labels.is_cuda:  # a compiled network may hold its results in the memory of a CUDA graph
+            if graphs:
                 torch.compiler.cudagraph_mark_step_begin()
             pieces = list(zip(inputs.chunk(accumulate), labels.chunk(accumulate)))
             for i, (x, y) in enumerate(pieces):
@@ -105,23 +116,26 @@ def fit(
                         logits = model(x)
                         loss = loss_fn(logits, y)
                     tally.add(step, loss, logits, y)
-                    if tally.full:
-                        tally.read(time.perf_counter() - saved > checkpoint_seconds)
-                        _check(tally, epoch, core, x)
+                    if at_once:
+                        tally.read(overdue())
+                        _check(tally, step, epoch, lambda x=x: blame(core, x, processes))
                     (loss if len(pieces) == 1 else loss * (len(y) / len(labels))).backward()
             optimizer.step()
             tally.batches += 1
+            if not at_once and tally.full:
+                tally.read(overdue())
+                _check(tally, step, epoch)
             if tally.due:
+                _check_weights(core, step, epoch, processes)
                 save(tally.part())
+                tally.due = False
         tally.read()
-        _check(tally, epoch, core, None)
+        _check(tally, step, epoch)
         part = None
         if scheduler is not None:
             scheduler.step()
         processes.share_buffers(core)
-        broken = next(filter(None, processes.gather(first_non_finite(core.state_dict()))), None)
-        if broken is not None:
-            raise NonFiniteError(f"{broken} is not finite after step {step} (epoch {epoch})")
+        _check_weights(core, step, epoch, processes)
 
         sparsity = sparsity_report(core)
         thresholds = [float(state["threshold"]) for state in optimizer.state.values() if "threshold" in state]
@@ -141,17 +155,23 @@ def fit(
             record |= {"validation_loss": measured["loss"], "validation_accuracy": measured["accuracy"]}
         record["seconds"] = time.perf_counter() - began
         records.append(record)
-        if epoch % checkpoint_every == 0 or epoch == epochs or time.perf_counter() - saved > checkpoint_seconds:
+        # One clock decides for all: they save together.
+        if epoch % checkpoint_every == 0 or epoch == epochs or processes.share(overdue()):
             save(None)
         if on_epoch is not None:
             on_epoch(record)
     return records
 
 
+def _reads_at_once(device: torch.device) -> bool:
+    """Whether to look at each loss before its step; elsewhere than on a CPU that would wait for the device."""
+    return device.type == "cpu"
+
+
 class _Tally:
     """What an epoch's losses and hits add up to, over all processes.
 
-    They are read from a device many steps at a time, since each reading waits for it; on a CPU after every one.
+    They are read many steps at a time where each reading waits for a device.
     """
 
     def __init__(self, processes: Processes, part: dict[str, Any] | None) -> None:
@@ -171,7 +191,7 @@ class _Tally:
 
     @property
     def full(self) -> bool:
-        return len(self._waiting) >= (1 if self._waiting[0][1].device.type == "cpu" else 32)
+        return len(self._waiting) >= _UNREAD
 
     def read(self, due: bool = False) -> None:
         """Add up what waits; note the first step whose loss is not finite, and whether the first process is ``due``."""
@@ -190,12 +210,17 @@ class _Tally:
         self._waiting.clear()
 
 
-def _check(tally: _Tally, epoch: int, core: nn.Module, inputs: Tensor | None) -> None:
-    if tally.broken is None:
-        return
-    step, value = tally.broken
-    where = blame(core, inputs) if inputs is not None else "looked at after the epoch"
-    raise NonFiniteError(f"the loss is {value} at step {step} (epoch {epoch}): {where}")
+def _check(tally: _Tally, now: int, epoch: int, where: Callable[[], str] | None = None) -> None:
+    if tally.broken is not None:
+        step, value = tally.broken
+        said = where() if where is not None else f"noticed at step {now}"
+        raise NonFiniteError(f"the loss is {value} at step {step} (epoch {epoch}): {said}")
+
+
+def _check_weights(core: nn.Module, step: int, epoch: int, processes: Processes) -> None:
+    broken = next(filter(None, processes.gather(first_non_finite(core.state_dict()))), None)
+    if broken is not None:
+        raise NonFiniteError(f"{broken} is not finite after step {step} (epoch {epoch})")
 
 
 @torch.no_grad()

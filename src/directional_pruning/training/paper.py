@@ -22,6 +22,7 @@ _CIFAR_STATISTICS = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0
 
 
 def _options(recipe: Recipe) -> dict[str, Any]:
+    """What the loaders of images share."""
     return {
         "folder": recipe.data or None,
         "mean": recipe.mean,
@@ -31,14 +32,20 @@ def _options(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def _cifar(load: Callable[..., Splits], device: torch.device, recipe: Recipe) -> Splits:
+    if recipe.workers:
+        raise ValueError(f"invalid workers: {recipe.workers} (CIFAR is held on the device: nothing is decoded)")
+    return load(device, **_options(recipe))
+
+
 def _cifar10(device: torch.device, recipe: Recipe) -> Splits:
     """CIFAR-10, random crops of 32 from 4 pixels of padding and random flips; pixels in [0, 1]."""
-    return cifar10(device, **_options(recipe))
+    return _cifar(cifar10, device, recipe)
 
 
 def _cifar100(device: torch.device, recipe: Recipe) -> Splits:
     """CIFAR-100, random crops of 32 from 4 pixels of padding and random flips; pixels in [0, 1]."""
-    return cifar100(device, **_options(recipe))
+    return _cifar(cifar100, device, recipe)
 
 
 def _imagenet(device: torch.device, recipe: Recipe) -> Splits:
@@ -60,6 +67,7 @@ def vgg16_cifar10_recipe() -> Recipe:
         c=0.0005,
         mu=0.6,
         precision="auto",
+        files=True,
         skip=(),
         settings=_VGG_SETTINGS,
         channels_last=True,
@@ -81,6 +89,7 @@ def wrn28x10_cifar10_recipe() -> Recipe:
         c=0.001,
         mu=0.55,
         precision="auto",
+        files=True,
         skip=(),
         settings=_WRN_SETTINGS,
         channels_last=True,
@@ -113,6 +122,7 @@ def resnet50_imagenet_recipe() -> Recipe:
         c=0.005,
         mu=0.55,
         precision="auto",
+        files=True,
         workers=8,
         skip=(),
         schedule=drop_schedule,

@@ -1,5 +1,6 @@
 """Several processes that train one network together, each on its share of every batch."""
 
+import atexit
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,7 +12,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-__all__ = ["ALONE", "Processes", "STRATEGIES", "gathered", "join_processes", "on_this_process", "scatter", "spread"]
+__all__ = [
+    "ALONE",
+    "STRATEGIES",
+    "Processes",
+    "gathered",
+    "gradients_stay",
+    "is_sharded",
+    "join_processes",
+    "on_this_process",
+    "scatter",
+    "spread",
+]
 
 STRATEGIES = ("ddp", "fsdp")
 # A module with fewer parameters than this is not worth a gathering of its own.
@@ -89,6 +101,7 @@ def join_processes(device: torch.device) -> Processes:
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         backend = "nccl" if own else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, device_id=own)
+        atexit.register(dist.destroy_process_group)  # or NCCL complains of what is left
     return Processes(dist.get_rank(), dist.get_world_size())
 
 
@@ -112,11 +125,16 @@ def spread(model: nn.Module, processes: Processes, strategy: str) -> nn.Module:
     return model
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether FSDP2 has spread the weights."""
+    return hasattr(model, "set_requires_gradient_sync")
+
+
 def gradients_stay(model: nn.Module, stay: bool) -> AbstractContextManager[None]:
     """Whether gradients are left to add up on this process, before the last part of a batch."""
     if isinstance(model, DistributedDataParallel):
         return model.no_sync() if stay else nullcontext()
-    if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
+    if is_sharded(model):
         model.set_requires_gradient_sync(not stay)  # pyrefly: ignore
     return nullcontext()
 

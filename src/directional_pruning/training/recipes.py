@@ -1,7 +1,7 @@
 """Recipes: what to train and how, as functions that return a frozen dataclass."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from ..data import Splits, TextSplits, chars, digits
+from ..data import Photos, Splits, TextSplits, chars, digits
 from ..models import build
 from ..optim import GRDA, Directional, prunable_groups
 from .processes import STRATEGIES
@@ -19,7 +19,7 @@ __all__ = ["Recipe", "chars_recipe", "digits_recipe"]
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 # Settings of a network or a machine that have no flag.
-_FIXED = ("name", "summary", "channels_last")
+_FIXED = ("name", "summary", "channels_last", "files")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,10 @@ class Recipe:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     """What is subtracted from a channel, in units of its largest value, and what it is then divided by."""
+    tensorboard: bool = False
+    """Write TensorBoard events too."""
+    files: bool = False
+    """Whether the data are files, of which ``data``, ``samples`` and ``paper_protocol`` say what to take."""
     channels_last: bool = False
     threads: int | None = None
     """CPU threads that suit the network's size; None leaves torch's choice."""
@@ -135,6 +139,9 @@ class Recipe:
             ValueError: for data or settings that do not fit, among them more classes than the network has outputs.
             FileNotFoundError, CorruptFileError: for data that are not there or cannot be read.
         """
+        for name in () if self.files else ("data", "samples", "paper_protocol", "workers"):
+            if getattr(self, name):
+                raise ValueError(f"invalid {name}: {getattr(self, name)} (the data of {self.name} are always the same)")
         splits = self.dataset(device, self)
         labels = getattr(splits.train, "labels", None)
         if labels is not None and int(labels.max()) >= self.num_classes:
@@ -149,7 +156,10 @@ class Recipe:
             ModuleNotFoundError: for a network of a package that is missing.
         """
         network = self.network().eval()
-        inputs, _ = next(iter(splits.validation.batches(2)))
+        part = splits.validation
+        if isinstance(part, Photos):
+            part = replace(part, workers=0)  # two images are not worth starting processes
+        inputs, _ = next(iter(part.batches(2)))
         try:
             with torch.no_grad():
                 logits = network(inputs.cpu())
@@ -182,26 +192,13 @@ def _first_line(function: Callable[..., Any]) -> str:
     return (function.__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
 
-def refuse_files(recipe: Recipe) -> None:
-    """Say that a dataset comes with a package, and is what it is.
-
-    Raises:
-        ValueError: where the recipe asks for other data or another split.
-    """
-    for name in ("data", "samples", "paper_protocol"):
-        if getattr(recipe, name):
-            raise ValueError(f"invalid {name}: {getattr(recipe, name)} (the data of {recipe.name} are always the same)")
-
-
 def _digits(device: torch.device, recipe: Recipe) -> Splits:
     """scikit-learn's digits, 8 x 8 pixels in [0, 1]."""
-    refuse_files(recipe)
     return digits(device)
 
 
 def _chars(device: torch.device, recipe: Recipe) -> TextSplits:
     """Sources of Python's standard library, windows of 64 characters."""
-    refuse_files(recipe)
     return chars(device)
 
 

@@ -28,7 +28,7 @@ from .processes import ALONE, Processes, gathered, spread
 from .recipes import Recipe
 from .summary import summarize
 
-__all__ = ["NETWORKS", "create_run", "load_run", "train_network", "train_run", "write_json"]
+__all__ = ["NETWORKS", "create_run", "load_run", "move_run", "train_network", "train_run", "write_json"]
 
 NETWORKS = ("sgd", "grda")
 OnEpoch = Callable[[str, dict[str, Any]], None]
@@ -66,7 +66,7 @@ def create_run(folder: Path, recipe: Recipe, device: torch.device) -> None:
 
 
 def load_run(folder: Path) -> tuple[Recipe, torch.device]:
-    """The recipe and the device a run was created with.
+    """The recipe and the device a run was created with; where there is no such device, the best there is.
 
     Raises:
         FileNotFoundError: where the folder holds no ``config.json``.
@@ -76,10 +76,30 @@ def load_run(folder: Path) -> tuple[Recipe, torch.device]:
     try:
         config = json.loads(path.read_text())
         recipe = RECIPES[config["recipe"]]()
-        overrides = {name: config[name] for name in recipe.hyperparameters()}
-        return replace(recipe, **overrides), pick_device(config["versions"]["device"])
+        # A setting younger than the run had the recipe's own value.
+        known = {name: config[name] for name in recipe.hyperparameters() if name in config}
+        recipe, name = replace(recipe, **known), config["versions"]["device"]
+        try:
+            return recipe, pick_device(name)
+        except ValueError:
+            return recipe, pick_device()
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CorruptFileError(f"{path} is not a readable configuration of a run: {error}") from error
+
+
+def move_run(folder: Path, **changes: Any) -> None:
+    """Note that a run goes on elsewhere: with its ``data`` in another place, on another ``device``, ...
+
+    Raises:
+        FileNotFoundError, CorruptFileError: as :func:`load_run`.
+        ValueError: for a value out of range.
+    """
+    recipe, _ = load_run(folder)
+    config = json.loads((folder / "config.json").read_text())
+    if "device" in changes:
+        config["versions"]["device"] = str(pick_device(changes.pop("device")))
+    replace(recipe, **changes)
+    write_json(folder / "config.json", config | changes)
 
 
 def train_run(
@@ -107,9 +127,6 @@ def train_run(
     """
     recipe, device = load_run(folder)
     splits = splits or recipe.splits(processes.own(device))
-    if processes.first:
-        # The past epochs come again, from the checkpoints.
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
     for network in NETWORKS:
         told = partial(on_epoch, network) if on_epoch is not None else None
         train_network(folder, network, splits, on_epoch=told, processes=processes, **options)
@@ -129,23 +146,27 @@ def train_network(
     processes: Processes = ALONE,
     checkpoint_every: int = 5,
     checkpoint_seconds: float = 300.0,
-    tensorboard: bool = False,
 ) -> None:
-    """Train one network of a run, or go on where it was stopped; its epochs are appended to ``metrics.jsonl``.
+    """Train one network of a run, or go on where it was stopped; its epochs are written to ``metrics.jsonl``.
 
     Args:
         checkpoint_every, checkpoint_seconds: epochs or seconds between checkpoints, the most that a kill can cost.
-        tensorboard: write the epochs as TensorBoard events too, under ``tensorboard/`` in the folder.
     """
     recipe, device = load_run(folder)
     device = processes.own(device)
     (folder / network).mkdir(exist_ok=True)
+    if processes.first:
+        for left in (folder / network).glob(".*.tmp"):  # by a process that was killed while it wrote
+            left.unlink()
     torch.manual_seed(recipe.seed)
     core = recipe.network().to(device)
-    if recipe.channels_last:
+    sharded = processes.size > 1 and recipe.parallel == "fsdp"
+    if recipe.channels_last and not sharded:  # FSDP2 takes none but contiguous weights
         core.to(memory_format=torch.channels_last)  # pyrefly: ignore
     if recipe.compile:
-        core.compile(mode="reduce-overhead" if device.type == "cuda" else "default")
+        # A CUDA graph would write the gradients of a batch's second part over those of the first.
+        graphs = device.type == "cuda" and recipe.accumulate == 1
+        core.compile(mode="reduce-overhead" if graphs else "default")
     model = spread(core, processes, recipe.parallel)
     if processes.size > 1:
         # Every process has its own dropout.
@@ -158,7 +179,7 @@ def train_network(
         seed = recipe.seed * 1_000_003 + epoch
         return splits.train.batches(recipe.batch_size, shuffle_seed=seed, first=first, part=part)
 
-    with _log(folder, network, recipe.epochs, tensorboard and processes.first) as log:
+    with _log(folder, network, recipe.epochs, recipe.tensorboard and processes.first) as log:
 
         def told(record: dict[str, Any]) -> None:
             if processes.first:
@@ -197,19 +218,28 @@ def train_network(
 
 @contextmanager
 def _log(folder: Path, network: str, epochs: int, tensorboard: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Append records to ``metrics.jsonl``, a line each, and write them as events if wanted."""
+    """Write records to ``metrics.jsonl``, a line each, and as events if wanted.
+
+    A network has a file of its own, which begins anew with its first record, since the past epochs come again; the
+    run's file is made of those of both.
+    """
+    own, mode = folder / network / "metrics.jsonl", "w"
     writer = None
     if tensorboard:
         from torch.utils.tensorboard import SummaryWriter
 
-        # As with the metrics, the past epochs come again.
         events = folder / "tensorboard" / network
         shutil.rmtree(events, ignore_errors=True)
         writer = SummaryWriter(events)
 
     def log(record: dict[str, Any]) -> None:
-        with open(folder / "metrics.jsonl", "a") as metrics:
+        nonlocal mode
+        with open(own, mode) as metrics:
             metrics.write(json.dumps({"network": network, "epochs": epochs, **record}) + "\n")
+        mode = "a"
+        parts = (folder / name / "metrics.jsonl" for name in NETWORKS)
+        with replacing(folder / "metrics.jsonl") as beside:
+            beside.write_text("".join(part.read_text() for part in parts if part.exists()))
         if writer is not None and "epoch" in record:
             for name in record.keys() - {"epoch"}:
                 writer.add_scalar(name, record[name], record["epoch"])

@@ -3,10 +3,11 @@
 import json
 import multiprocessing
 import os
+import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from .processes import ALONE, Processes
 from .recipes import Recipe
 from .run import NETWORKS, create_run, load_run, train_network, train_run, write_json
 
-__all__ = ["create_sweep", "prepare_cpu", "sweep_runs", "train_sweep"]
+__all__ = ["create_sweep", "prepare_torch", "sweep_runs", "train_sweep"]
 
 OnEpoch = Callable[[Path, str, dict[str, Any]], None]
 
@@ -38,7 +39,7 @@ def create_sweep(folder: Path, recipes: Sequence[Recipe], device: torch.device) 
     twins: dict[tuple[Any, ...], Path] = {}
     names = []
     for recipe in recipes:
-        run = folder / f"seed{recipe.seed}-c{recipe.c:g}-mu{recipe.mu:g}"
+        run = folder / f"seed{recipe.seed}-c{recipe.c}-mu{recipe.mu}"
         create_run(run, recipe, device)
         alike = tuple(replace(recipe, c=0.0, mu=0.5).hyperparameters().items())
         if alike in twins:
@@ -90,7 +91,9 @@ def train_sweep(
     unfinished = [folder for folder in folders if not (folder / "summary.json").exists()]
     diverged = _train_side_by_side(unfinished, jobs, on_epoch, options) if jobs > 1 else {}
     for folder in unfinished:
-        if folder in diverged:
+        twin = _twin(folder)
+        if folder in diverged or twin in diverged:
+            diverged.setdefault(folder, diverged.get(twin, ""))
             continue
         told = partial(on_epoch, folder) if on_epoch is not None else None
         try:
@@ -104,8 +107,6 @@ def _train_side_by_side(
     folders: Iterable[Path], jobs: int, on_epoch: OnEpoch | None, options: dict[str, Any]
 ) -> dict[Path, str]:
     """Train every network in one of ``jobs`` processes, a shared twin once; what diverged."""
-    for folder in folders:
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
     # Twins first: a run is finished when both of its networks are.
     tasks = [(folder, network) for network in NETWORKS for folder in folders if not (folder / network).is_symlink()]
     spawn = multiprocessing.get_context("spawn")  # CUDA cannot be used in a forked process
@@ -119,30 +120,33 @@ def _train_side_by_side(
             told: dict[tuple[Path, str], int] = {}
             waiting = set(futures)
             while waiting:
-                waiting -= {future for future in waiting if future.done()}
+                done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
                 for folder, network in tasks:
                     told[folder, network] = _tell(folder, network, told.get((folder, network), 0), on_epoch)
-                time.sleep(0.2)
-            for future, folder in futures.items():
-                try:
-                    future.result()
-                except NonFiniteError as error:
-                    diverged.setdefault(folder, str(error))
+                for future in done:
+                    try:
+                        future.result()
+                    except NonFiniteError as error:
+                        diverged.setdefault(futures[future], str(error))
+        except BrokenProcessPool as error:
+            raise ChildProcessError("a training process was killed; the machine may lack memory for --jobs") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
-    # Where a twin diverged, so did the runs that share it.
-    for folder in folders:
-        twin = (folder / "sgd").resolve().parent
-        if twin in diverged and (folder / "sgd").is_symlink():
-            diverged.setdefault(folder, diverged[twin])
     return diverged
 
 
+def _twin(folder: Path) -> Path:
+    """The run whose dense twin this one has."""
+    link = folder / "sgd"
+    return Path(os.path.normpath(folder / link.readlink())).parent if link.is_symlink() else folder
+
+
 def _end_with_parent() -> None:
-    """Let a killed command leave nobody behind who goes on training, unseen, in the folder of a run gone on with."""
+    """Leave Ctrl-C to the parent, and end when it is killed, rather than go on unseen in the folder of its run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -155,25 +159,28 @@ def _end_with_parent() -> None:
 
 def _work(folder: Path, network: str, threads: int, options: dict[str, Any]) -> None:
     recipe, device = load_run(folder)
-    prepare_cpu(min(recipe.threads or threads, threads))
+    prepare_torch(min(recipe.threads or threads, threads))
     train_network(folder, network, recipe.splits(device), **options)
 
 
 def _tell(folder: Path, network: str, told: int, on_epoch: OnEpoch | None) -> int:
-    """Report the epochs that another process has written since; how many there are now."""
-    path = folder / "metrics.jsonl"
-    if on_epoch is None or not path.exists():
+    """Report the epochs that another process has written behind the first ``told`` bytes; how many there are now."""
+    path = folder / network / "metrics.jsonl"
+    if on_epoch is None or not path.exists() or path.stat().st_size == told:
         return told
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    found = (record for record in map(json.loads, lines) if record.pop("network") == network)
-    records = [record for record in found if "epoch" in record]
-    for record in records[told:]:
-        on_epoch(folder, network, record)
-    return len(records)
+    with open(path, "rb") as file:
+        # A file that became shorter was begun anew.
+        start = file.seek(told if path.stat().st_size > told else 0)
+        whole, newline, _ = file.read().rpartition(b"\n")
+    for record in map(json.loads, whole.splitlines()):
+        if "epoch" in record:
+            on_epoch(folder, network, record)
+    return start + len(whole) + len(newline)
 
 
-def prepare_cpu(threads: int | None) -> None:
-    """Use so many threads, and no denormal numbers, which slow a CPU down several times as a network decays."""
+def prepare_torch(threads: int | None) -> None:
+    """Use so many threads, no denormal numbers, which slow a CPU down several times, and the fastest convolutions."""
     torch.set_flush_denormal(True)
+    torch.backends.cudnn.benchmark = True
     if threads is not None:
         torch.set_num_threads(threads)

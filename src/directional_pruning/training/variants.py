@@ -40,6 +40,8 @@ def variants(
         problem = "which recipe?" if name is None else f"unknown recipe: {name}"
         raise ValueError(f"{problem} (there is: {', '.join(RECIPES)})")
     base, several = replace(RECIPES[name](), **(values or {})), several or {}
+    if base.files and not base.data and (place := os.environ.get("DIRPRUNE_DATA")):
+        base = replace(base, data=str(Path(place).resolve()))  # so that a run knows where its data were
     if paper_settings and not base.settings:
         raise ValueError(f"invalid --paper-settings: {name} has none")
     if paper_settings and several.keys() & {"c", "mu"}:
