@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from directional_pruning.training import RECIPES, create_run, evaluate, load_run, train_run
+from directional_pruning.training import RECIPES, create_run, evaluate, load_run, move_run, train_run, variants
 from directional_pruning.training.export import export_run
 
 CPU = torch.device("cpu")
@@ -105,6 +105,37 @@ def test_photographs_train_a_resnet_and_held_out_ones_are_watched(tmp_path):
     net = recipe.network()
     net.load_state_dict(load_file(tmp_path / "run" / "grda" / "model.safetensors"))
     assert evaluate(net, splits.test.batches(8))["accuracy"] == summary["grda"]["test_accuracy"]
+
+
+def test_the_place_of_the_data_is_kept_and_can_change(cifar, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIRPRUNE_DATA", str(cifar))
+    (recipe,) = variants("vgg16-cifar10", {"epochs": 3})
+    assert recipe.data == str(cifar)
+    assert variants("digits")[0].data == ""
+    assert variants("vgg16-cifar10", {"data": "elsewhere"})[0].data == "elsewhere"
+    create_run(tmp_path / "run", recipe, CPU)
+    monkeypatch.delenv("DIRPRUNE_DATA")
+    assert load_run(tmp_path / "run")[0].data == str(cifar)
+    done = subprocess.run(
+        [DIRPRUNE, "train", "--resume", "run", "--data", "nowhere"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (2, f"dirprune: {tmp_path}/nowhere does not exist\n")
+    assert load_run(tmp_path / "run")[0].data == str(cifar)  # a mistake leaves the run as it was
+    moved = cifar.rename(cifar.with_name("moved"))
+    try:
+        command = [DIRPRUNE, "train", "--resume", "run", "--data", moved, "--num-classes", "10"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, "give nothing else but --data" in done.stderr) == (2, True)
+        splits = replace(recipe, data=str(moved)).splits(CPU)
+        move_run(tmp_path / "run", CPU, data=str(moved))
+        assert len(load_run(tmp_path / "run")[0].splits(CPU).train) == len(splits.train) == 54
+    finally:
+        moved.rename(cifar)
+
+
+def test_cifar_has_nothing_to_decode(cifar):
+    with pytest.raises(ValueError, match="invalid workers: 2"):
+        replace(RECIPES["vgg16-cifar10"](), data=str(cifar), workers=2).splits(CPU)
 
 
 @pytest.mark.parametrize(

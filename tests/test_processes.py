@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
@@ -71,6 +72,24 @@ def test_two_processes_give_the_one_process_result(tmp_path, single, parallel):
     code, out, err = run(ALONE, "--resume", "run", "-q", cwd=tmp_path)
     assert (code, out) == (0, "run\n"), err
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["grda"] == pytest.approx(summary["grda"])
+
+
+def test_sharded_convolutions_train_and_are_saved_whole(tmp_path):
+    """VGG16 on a few images: more processes than the last batch of an evaluation has images for."""
+    generator = torch.Generator().manual_seed(0)
+    for name, count in (("train", 2), ("test", 1)):
+        for label in range(10):
+            place = tmp_path / "data" / name / str(label)
+            place.mkdir(parents=True)
+            for i in range(count):
+                pixels = torch.randint(256, (32, 32, 3), generator=generator, dtype=torch.uint8)
+                Image.fromarray(pixels.numpy()).save(place / f"{i}.png")
+    flags = ("--data", "data", "--epochs", 1, "--batch-size", 6, "--out", "run", "-q", "--parallel", "fsdp")
+    code, out, err = run(TORCHRUN, "vgg16-cifar10", *flags, cwd=tmp_path)
+    assert (code, out) == (0, "run\n"), err
+    weights = load_file(tmp_path / "run" / "grda" / "model.safetensors")
+    assert sum(w.numel() for w in weights.values()) == 15_245_130
+    assert all(torch.isfinite(w).all() for w in weights.values())
 
 
 def test_a_killed_worker_is_started_again_and_the_end_is_bit_identical(tmp_path):

@@ -156,6 +156,29 @@ def test_dead_twins_do_not_hide_what_was_learnt(tmp_path):
     assert all(math.isfinite(zero) for zero in zeros)
 
 
+def test_a_killed_worker_is_one_line_that_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "directional_pruning", "train", "digits", "--epochs", "40", "-j", "2", "-q"]
+    parent = subprocess.Popen([*command, "--out", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert parent.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    # Not the tracker of resources, which has no memory of its own to speak of.
+    max(psutil.Process(parent.pid).children(), key=lambda child: child.memory_info().rss).kill()
+    _, err = parent.communicate(timeout=100)
+    assert parent.returncode == 1
+    said = (
+        "a training process was killed; the machine may lack memory for --jobs; go on with: dirprune train --resume run"
+    )
+    assert err == f"dirprune: {said}\n"
+
+
+def test_close_settings_are_runs_of_their_own(tmp_path):
+    create_sweep(tmp_path / "sweep", [replace(RECIPES[0], mu=mu) for mu in (0.6, 0.6000001)], CPU)
+    assert len({load_run(run)[0].mu for run in sweep_runs(tmp_path / "sweep")}) == 2
+
+
 def test_a_killed_sweep_leaves_no_process_behind_and_goes_on(tmp_path):
     command = [sys.executable, "-m", "directional_pruning", "train"]
     flags = ["digits", "--epochs", "40", "--mu", ".6", ".7", "-j", "2", "-q", "--out", "sweep"]

@@ -31,6 +31,7 @@ from directional_pruning.training import (
     evaluate,
     fit,
     load_run,
+    move_run,
     paper_schedule,
     pick_device,
     train_run,
@@ -580,3 +581,32 @@ def test_a_broken_configuration_is_named(tmp_path, content):
 def test_a_recipe_out_of_range_is_refused(override, message):
     with pytest.raises(ValueError, match=message):
         replace(digits_recipe(), **override)
+
+
+def test_a_run_goes_on_where_there_is_no_such_device_and_older_ones_are_read(tmp_path):
+    create_run(tmp_path / "run", digits_recipe(), torch.device("cpu"))
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    config["versions"]["device"] = "cuda:99"
+    del config["momentum"]  # a setting younger than the run
+    path.write_text(json.dumps(config))
+    assert load_run(tmp_path / "run") == (digits_recipe(), pick_device())
+    move_run(tmp_path / "run", torch.device("cpu"), epochs=7)
+    assert load_run(tmp_path / "run") == (replace(digits_recipe(), epochs=7), torch.device("cpu"))
+    with pytest.raises(ValueError, match="invalid epochs: 0"):
+        move_run(tmp_path / "run", torch.device("cpu"), epochs=0)
+    assert load_run(tmp_path / "run")[0].epochs == 7
+
+
+def test_what_killed_writes_left_is_cleared_and_records_outlive_a_broken_checkpoint(tmp_path):
+    run = tmp_path / "run"
+    create_run(run, replace(digits_recipe(), epochs=1), torch.device("cpu"))
+    train_run(run)
+    left = run / "grda" / ".checkpoint.pt.123.tmp"
+    left.write_bytes(b"half")
+    (run / "grda" / "checkpoint.pt").write_bytes(b"broken")
+    records = (run / "metrics.jsonl").read_text()
+    with pytest.raises(CorruptFileError):
+        train_run(run)
+    assert (run / "metrics.jsonl").read_text() == records
+    assert not left.exists()

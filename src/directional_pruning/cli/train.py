@@ -1,5 +1,6 @@
 """Verbs that make a run: ``train``, ``recipes``, ``report``."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
@@ -134,11 +135,9 @@ def train(
         stop("TensorBoard events need its package: pip install 'directional-pruning[tensorboard]'", 2)
     try:
         if resume:
-            here = values | ({"device": device} if device != "auto" else {})
-            for run in sweep_runs(resume) if here else ():
-                move_run(run, **here)
             loaded = [load_run(run) for run in sweep_runs(resume)]
-            wanted, place = [recipe for recipe, _ in loaded], loaded[0][1]
+            wanted = [replace(recipe, **values) for recipe, _ in loaded]
+            place = loaded[0][1] if device == "auto" else pick_device(device)
         else:
             wanted, place = variants(recipe, values, several, paper_settings=paper_settings), pick_device(device)
         chosen = wanted[0]
@@ -155,6 +154,8 @@ def train(
         processes.wait()
         splits = splits or chosen.splits(processes.own(place))
         chosen.check(splits)
+        for run in sweep_runs(resume) if resume and (values or device != "auto") and processes.first else ():
+            move_run(run, place, **values)
         folder = resume or processes.share(create_folder(out, wanted, place) if processes.first else None)
     except FileExistsError as error:
         there = error.filename

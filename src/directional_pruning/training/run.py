@@ -87,18 +87,17 @@ def load_run(folder: Path) -> tuple[Recipe, torch.device]:
         raise CorruptFileError(f"{path} is not a readable configuration of a run: {error}") from error
 
 
-def move_run(folder: Path, **changes: Any) -> None:
-    """Note that a run goes on elsewhere: with its ``data`` in another place, on another ``device``, ...
+def move_run(folder: Path, device: torch.device, **changes: Any) -> None:
+    """Note that a run goes on elsewhere: on another device, with its ``data`` in another place, ...
 
     Raises:
         FileNotFoundError, CorruptFileError: as :func:`load_run`.
         ValueError: for a value out of range.
     """
     recipe, _ = load_run(folder)
-    config = json.loads((folder / "config.json").read_text())
-    if "device" in changes:
-        config["versions"]["device"] = str(pick_device(changes.pop("device")))
     replace(recipe, **changes)
+    config = json.loads((folder / "config.json").read_text())
+    config["versions"]["device"] = str(device)
     write_json(folder / "config.json", config | changes)
 
 
