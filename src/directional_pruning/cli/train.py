@@ -4,7 +4,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -121,9 +121,15 @@ def train(
         variants,
     )
 
-    values = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "momentum": momentum, "weight_decay": weight_decay}
-    values |= {"label_smoothing": label_smoothing, "model": model, "data": data and str(data.resolve())}
-    values |= {"num_classes": num_classes, "samples": samples, "paper_protocol": paper_protocol, "workers": workers}
+    values: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "momentum": momentum}
+    values |= {"weight_decay": weight_decay, "label_smoothing": label_smoothing, "model": model}
+    values |= {
+        "data": data and str(data.resolve()),
+        "num_classes": num_classes,
+        "samples": samples,
+        "paper_protocol": paper_protocol,
+        "workers": workers,
+    }
     values |= {"precision": precision, "compile": compile, "accumulate": accumulate, "parallel": parallel}
     values |= {"tensorboard": tensorboard or None}
     values = {name: value for name, value in values.items() if value is not None}
