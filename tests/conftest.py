@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 import torch
 
 
@@ -26,3 +27,12 @@ def stand_in_for_torchvision():
 
 
 _torchvision = stand_in_for_torchvision()
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For networks so small that threads wait longer than they compute, much longer where other programs run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -12,14 +12,7 @@ from directional_pruning.files import CorruptFileError
 from directional_pruning.landscape import BezierCurve, PolygonalChain, evaluate_curve, fit_curve, straight_line
 from directional_pruning.landscape.curve import Curve
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads of networks so small mostly wait for each other, very long where other programs run too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 KINDS = [BezierCurve, PolygonalChain]

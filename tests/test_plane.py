@@ -10,14 +10,7 @@ from torch import nn
 
 from directional_pruning.landscape import BezierCurve, PolygonalChain, evaluate_curve, loss_plane, straight_line
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads of networks so small mostly wait for each other, very long where other programs run too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network():

@@ -34,17 +34,11 @@ def lines(run):
     return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """The processes of a sweep have one each, and sums on several threads differ in their last digit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(tmp_path_factory, one_thread):
     """The same runs by themselves."""
     folders = []
     for recipe in RECIPES:

@@ -40,13 +40,7 @@ from directional_pruning.training import (
 fit_module = import_module("directional_pruning.training.fit")  # whose name the function has
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks so small wait for threads longer than they compute, much longer where other programs run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 GENERATOR = torch.Generator().manual_seed(0)

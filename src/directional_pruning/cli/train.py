@@ -4,7 +4,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -97,7 +97,7 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with a run or a sweep that was stopped, exactly there.")
     ] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the run's folder.")] = False,
 ) -> None:
     """Train a dense network and its sparse twin, compare them and write a report.
@@ -108,8 +108,10 @@ def train(
     Options not given are those of the recipe. Ctrl-C is safe: go on with --resume. Under torchrun (torchrun
     --nproc-per-node 2 -m directional_pruning train ...) the processes train each network together.
     """
+    given = locals()
     from ..report import comparison_rows, write_comparison, write_report
     from ..training import (
+        RECIPES,
         create_folder,
         join_processes,
         load_run,
@@ -121,18 +123,11 @@ def train(
         variants,
     )
 
-    values: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "momentum": momentum}
-    values |= {"weight_decay": weight_decay, "label_smoothing": label_smoothing, "model": model}
-    values |= {
-        "data": data and str(data.resolve()),
-        "num_classes": num_classes,
-        "samples": samples,
-        "paper_protocol": paper_protocol,
-        "workers": workers,
-    }
-    values |= {"precision": precision, "compile": compile, "accumulate": accumulate, "parallel": parallel}
-    values |= {"tensorboard": tensorboard or None}
-    values = {name: value for name, value in values.items() if value is not None}
+    # A setting of a recipe has a flag of its name; of these three, several.
+    settings = RECIPES["digits"]().hyperparameters().keys() - {"seed", "c", "mu"}
+    values = {name: given[name] for name in settings if given[name] is not None}
+    if data is not None:
+        values["data"] = str(data.resolve())
     several = {name: each for name, each in {"seed": seed, "c": c, "mu": mu}.items() if each}
     if resume and (recipe or values.keys() - {"data", "workers"} or several or paper_settings or out):
         also = "--data, --workers, --device, --jobs and --quiet"
@@ -154,8 +149,7 @@ def train(
         if chosen.batch_size % processes.size:
             size = processes.size
             raise ValueError(f"invalid batch_size: {chosen.batch_size} (must be a multiple of the {size} processes)")
-        # A mistake is better found before there is a folder.
-        # What has to be downloaded is by the first process, for all.
+        # A mistake is better found before there is a folder; and the first process downloads, for all.
         splits = chosen.splits(processes.own(place)) if processes.first else None
         processes.wait()
         splits = splits or chosen.splits(processes.own(place))
