@@ -30,7 +30,7 @@ def update(w, v, d, g):
     """One update at lr 0.5 under a threshold that does not rise."""
     threshold, n = torch.tensor(g, dtype=torch.float64), torch.tensor(0.0)
     batch = native.Batch(lr=0.5, c=0.0, mu=0.5)
-    batch.add(w, v, d, threshold, n)
+    assert batch.add(w, v, d, threshold, n)
     batch.flush()
     assert (threshold.item(), n.item()) == (g, 1.0)
 
@@ -102,8 +102,7 @@ def test_one_call_is_the_formula_in_float64(many_threads, options, gradient, dty
     dual = v.double() - 0.5 * exact
     g, n = torch.tensor(0.3, dtype=torch.float64), torch.tensor(4.0)
     batch = native.Batch(0.5, 0.2, 0.7, **options)
-    assert native.fits(w, v, d, g, n, buffer)
-    batch.add(w, v, d, g, n, buffer)
+    assert batch.add(w, v, d, g, n, buffer)
     batch.flush()
     assert n.item() == 5
     assert g.item() == pytest.approx(0.3 + 0.2 * 0.5**1.2 * (5**0.7 - 4**0.7), rel=1e-15)
@@ -211,8 +210,7 @@ def test_after_another_optimizer_the_kernel_is_torchs_operations_to_the_bit(many
             w.add_(moved)
         batch = native.Batch(0.1, 0.3, 0.6)
         w, v, g, n = ours
-        assert native.fits(w, v, None, g, n)
-        batch.add(w, v, None, g, n)
+        assert batch.add(w, v, None, g, n)
         batch.flush()
         follow_with_torch(*theirs, 0.1, 0.3, 0.6)
         for a, b in zip(ours[:2], theirs[:2]):
@@ -260,8 +258,8 @@ def test_what_the_kernel_cannot_update_is_left_to_torch():
         assert not native.fits(other, plain, plain)
         assert not native.fits(plain, plain, other)
     strided = torch.ones(8, 8)[::2, ::2]
-    between_floats = torch.frombuffer(bytearray(4 * 16 + 1), dtype=torch.float32, count=16, offset=1).view(4, 4)
-    for other in (strided, between_floats):
+    between = torch.frombuffer(bytearray(4 * 16 + 1), dtype=torch.float32, count=16, offset=1).view(4, 4)
+    for other in (strided, between):
         assert not native.fits(other, other, other)
     broadcast, negated = torch.ones(1), torch._neg_view(plain)
     zero = torch._efficientzerotensor((4, 4))
@@ -273,8 +271,25 @@ def test_what_the_kernel_cannot_update_is_left_to_torch():
     assert not native.fits(plain, plain, plain, double, double)
     assert native.fits(half, plain, None, double, single)
     assert native.fits(half, plain, half, double, single, plain)
-    for buffer in (half, plain.t(), torch.ones(4, 5)):
+    for buffer in (half, plain.t(), torch.ones(4, 5), between):
         assert not native.fits(half, plain, half, double, single, buffer)
+    batch = native.Batch(0.1, 0.1, 0.5)
+    assert not batch.add(half, half, half, double, single)
+    batch.flush()
+    assert (single.item(), batch.elements) == (0, 0)
+
+
+def test_layouts_are_told_apart_by_the_order_in_memory():
+    image, last = torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    assert native.fits(last, last, last)
+    for i in range(4):
+        others = [last if j == i else image for j in range(4)]
+        assert not native.fits(others[0], others[1], others[2], buffer=others[3])
+        others = [image if j == i else last for j in range(4)]
+        assert not native.fits(others[0], others[1], others[2], buffer=others[3])
+    # Where both orders are one, whatever the strides say.
+    pointwise = torch.ones(2, 3, 1, 1)
+    assert native.fits(pointwise, pointwise, pointwise.as_strided((2, 3, 1, 1), (3, 1, 3, 3)))
 
 
 def test_gradients_that_only_look_like_tensors_of_floats_are_still_applied():

@@ -154,21 +154,28 @@ class Directional(Optimizer):
                 lr = float(lr)
             if not isinstance(lr, Tensor) and lr == 0:
                 continue
-            kernels: list[tuple[Any, Any]] = []
+            on_cpu = on_cuda = None
             if group["power"] in (1, 2, 4):
                 law = {"c": group["c"], "mu": group["mu"], "power": int(group["power"])}
-                kernels.append((triton, triton.Batch(lr, **law)))
-                if not isinstance(lr, Tensor):
-                    kernels.append((native, native.Batch(lr, **law)))
+                on_cpu = None if isinstance(lr, Tensor) else native.Batch(lr, **law)
+                on_cuda = triton.Batch(lr, **law)
             for w in group["params"]:
                 if w.grad is not None and (group["c"] > 0 or "dual" in self.state.get(w, {})):
-                    self._prune(w, self.state[w], group, lr, kernels)
-            for _, batch in kernels:
-                batch.flush()
+                    self._prune(w, self.state[w], group, lr, on_cpu, on_cuda)
+            for batch in (on_cpu, on_cuda):
+                if batch is not None:
+                    batch.flush()
         return loss
 
     @staticmethod
-    def _prune(w: Tensor, state: dict[str, Any], group: dict[str, Any], lr: float | Tensor, kernels: Any) -> None:
+    def _prune(
+        w: Tensor,
+        state: dict[str, Any],
+        group: dict[str, Any],
+        lr: float | Tensor,
+        on_cpu: native.Batch | None,
+        on_cuda: triton.Batch | None,
+    ) -> None:
         """Replace what the base made of the weights, or of this process's part of them, by what their dual says.
 
         At once, or in one of the kernels' batches where it fits.
@@ -183,10 +190,11 @@ class Directional(Optimizer):
         place(state, ("threshold", "updates"), w.device if on_device else torch.device("cpu"))
         w, v, g, n = local(w), local(state["dual"]), state["threshold"], state["updates"]
         if not first:
-            for kernel, batch in kernels:
-                if kernel.fits(w, v, None, g, n):
-                    batch.add(w, v, None, g, n)
-                    return
+            if on_cpu is not None and on_cpu.add(w, v, None, g, n):
+                return
+            if on_cuda is not None and triton.fits(w, v, None, g, n):
+                on_cuda.add(w, v, None, g, n)
+                return
             before = torch.empty_like(w)
             cut(v, g if on_device else g.item(), group["power"], out=before)
             # v_n = v_{n-1} + (w' - w_{n-1})

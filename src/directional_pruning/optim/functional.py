@@ -94,8 +94,8 @@ def _fused(rows: list[_Row], lr: float | Tensor, c: float, mu: float, sgd: dict[
         w, grad, v, buffer, g, n = row
         if v is None or g is None:
             rest.append(row)
-        elif on_cpu is not None and native.fits(w, v, grad, g, n, buffer):
-            on_cpu.add(w, v, grad, g, n, buffer)
+        elif on_cpu is not None and on_cpu.add(w, v, grad, g, n, buffer):
+            continue
         elif triton.fits(w, v, grad, g, n, buffer):
             on_cuda.add(w, v, grad, g, n, buffer)
         else:

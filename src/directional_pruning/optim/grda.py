@@ -213,7 +213,8 @@ class GRDA(Optimizer):
         """
         if not isinstance(group["lr"], Tensor) and not group["lr"] >= 0:
             raise ValueError(f"invalid lr: {group['lr']} (must be >= 0)")
-        host, wanted = torch.device("cpu"), group["fused"] or (group["fused"] is None and not group["foreach"])
+        capturable, pruned, momentum = group["capturable"], group["c"] > 0, group["momentum"] != 0
+        wanted = group["fused"] or (group["fused"] is None and not group["foreach"])
         for i, p in enumerate(group["params"]):
             grad = p.grad
             if grad is None:
@@ -223,20 +224,22 @@ class GRDA(Optimizer):
             state = self.state[p]
             if "step" not in state:
                 state["step"] = torch.tensor(0.0, dtype=torch.float32)
-            if group["c"] > 0 and "dual" not in state:
+            if pruned and "dual" not in state:
                 state["dual"] = first_dual(p)
                 state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
-            if group["momentum"] != 0:
-                like, buffer = state.get("dual", p), state.get("momentum_buffer")
+            w, dual, buffer = p, state.get("dual"), None
+            if momentum:
+                like, buffer = p if dual is None else dual, state.get("momentum_buffer")
                 if buffer is None:
-                    state["momentum_buffer"] = torch.zeros_like(like, requires_grad=False)
+                    buffer = state["momentum_buffer"] = torch.zeros_like(like, requires_grad=False)
                 elif buffer.dtype != like.dtype:  # from before there was a dual
-                    state["momentum_buffer"] = buffer.to(like.dtype)
+                    buffer = state["momentum_buffer"] = buffer.to(like.dtype)
             # Where the kernels read them, or a graph that is replayed; anywhere else the host reads them.
-            fused = wanted and p.is_cuda and triton.available()
-            clock = p.device if fused or group["capturable"] else host
-            place(state, ("step", "threshold"), clock)
-            w, dual, buffer = p, state.get("dual"), state.get("momentum_buffer") if group["momentum"] != 0 else None
+            on_device = capturable or (wanted and p.is_cuda and triton.available())
+            n, g = state["step"], state.get("threshold")
+            if on_device or not n.is_cpu or not (g is None or g.is_cpu):
+                place(state, ("step", "threshold"), p.device if on_device else torch.device("cpu"))
+                n, g = state["step"], state.get("threshold")
             if hasattr(p, "to_local"):
                 if grad.placements != p.placements:  # sums still to be made, as tensor parallelism may leave them
                     grad = grad.redistribute(placements=p.placements)
@@ -245,5 +248,5 @@ class GRDA(Optimizer):
             grads.append(grad)
             duals.append(dual)
             momentum_buffers.append(buffer)
-            thresholds.append(state.get("threshold"))
-            steps.append(state["step"])
+            thresholds.append(g)
+            steps.append(n)

@@ -25,6 +25,7 @@ def _load() -> Any:
 _native = _load()
 
 _PLAIN = (Tensor, nn.Parameter)
+_BYTES = {torch.float32: 4, torch.bfloat16: 2}
 # Fewer elements than this are not worth waking a second thread; more than this do not stay in the caches anyway.
 _ELEMENTS_PER_THREAD = 2**17
 _STREAMING_ELEMENTS = 2**21
@@ -45,32 +46,14 @@ def fits(
     n: Tensor | None = None,
     buffer: Tensor | None = None,
 ) -> bool:
-    """Whether the kernel, which sees bare addresses, can update these.
-
-    w, v, d and the momentum buffer must be plain CPU tensors of one shape and one dense layout: w float32 or bfloat16,
-    d the same or float32, v and the buffer float32; g a float64 and n a float32 scalar.
-    """
-    single, kind, shape, stride = torch.float32, w.dtype, w.shape, w.stride()
-    return (
-        _native is not None
-        and (kind is single or kind is torch.bfloat16)
-        and v.dtype is single
-        and (w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last))
-        and _laid_out(w, shape, stride)
-        and _laid_out(v, shape, stride)
-        and (d is None or ((d.dtype is kind or d.dtype is single) and _laid_out(d, shape, stride)))
-        # A gradient that is negated or zero only on paper.
-        and (d is None or not (d.is_neg() or d._is_zerotensor()))
-        and (buffer is None or (buffer.dtype is single and _laid_out(buffer, shape, stride)))
-        and (g is None or (g.dtype is torch.float64 and g.is_cpu))
-        and (n is None or (n.dtype is single and n.is_cpu))
-    )
+    """Whether :meth:`Batch.add` would take these; a scalar that is not given would fit."""
+    g = torch.zeros((), dtype=torch.float64, device="cpu") if g is None else g
+    n = torch.zeros((), dtype=torch.float32, device="cpu") if n is None else n
+    return Batch(0.0, 0.0, 1.0).add(w, v, d, g, n, buffer)
 
 
-def _laid_out(t: Tensor, shape: torch.Size, stride: tuple[int, ...]) -> bool:
-    """Whether t is a plain tensor of the CPU, laid out like this and not beginning between two numbers."""
-    plain = type(t) in _PLAIN and t.is_cpu
-    return plain and t.shape == shape and t.stride() == stride and not t.data_ptr() % t.itemsize
+def _channels_last(*tensors: Tensor | None) -> bool:
+    return all(t is None or t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
 
 
 class Batch:
@@ -93,31 +76,63 @@ class Batch:
         self._clear()
 
     def _clear(self) -> None:
-        self.elements, self.table, self.waiting, self.changed = 0, array("q"), [], []
+        self.elements = 0
+        self.table: list[int] = []
+        self.changed: list[Tensor] = []
+        self.kept: list[Tensor | None] = []
 
-    def add(self, w: Tensor, v: Tensor, d: Tensor | None, g: Tensor, n: Tensor, buffer: Tensor | None = None) -> None:
-        """Enqueue an update of tensors that :func:`fits`.
+    def add(self, w: Tensor, v: Tensor, d: Tensor | None, g: Tensor, n: Tensor, buffer: Tensor | None = None) -> bool:
+        """Enqueue an update and return True, or False where the kernel, which sees bare addresses, cannot make it.
 
         With a gradient d, what SGD makes of it (decay, momentum in ``buffer``, which starts at zero) is subtracted from
         v, lr times; without one, w holds what another optimizer made of the weights, and v moves by the difference.
+
+        w, v, d and the momentum buffer must be plain CPU tensors of one shape and one dense layout: w float32 or
+        bfloat16, d the same or float32, v and the buffer float32; g a float64 and n a float32 scalar.
         """
-        gradient, of_d = (0, 0) if d is None else (d.data_ptr(), d.itemsize)
-        velocity = 0 if buffer is None else buffer.data_ptr()
+        # For a small tensor this takes longer than the update; so it reads what it needs once, without loops or calls.
+        single, shape, grad = torch.float32, w.shape, w if d is None else d
+        w_bytes, d_bytes = _BYTES.get(w.dtype, 0), _BYTES.get(grad.dtype, 0)
+        if not (
+            _native is not None
+            and 0 < w_bytes <= d_bytes
+            and (v.dtype is n.dtype is single and g.dtype is torch.float64)
+            and (type(w) in _PLAIN and type(v) in _PLAIN and type(grad) in _PLAIN)
+            and (w.is_cpu and v.is_cpu and grad.is_cpu and g.is_cpu and n.is_cpu)
+            and shape == v.shape == grad.shape
+            # A gradient that is negated or zero only on paper.
+            and not (grad.is_neg() or grad._is_zerotensor())
+            and (buffer is None or (buffer.dtype is single and type(buffer) in _PLAIN))
+            and (buffer is None or (buffer.is_cpu and buffer.shape == shape))
+            and (
+                (
+                    (w.is_contiguous() and v.is_contiguous() and grad.is_contiguous())
+                    and (buffer is None or buffer.is_contiguous())
+                )
+                or _channels_last(w, v, grad, buffer)
+            )
+        ):
+            return False
+        w_at, v_at = w.data_ptr(), v.data_ptr()
+        d_at, b_at = 0 if d is None else d.data_ptr(), 0 if buffer is None else buffer.data_ptr()
+        if w_at % w_bytes or d_at % d_bytes or (v_at | b_at) % 4:  # it begins between two numbers
+            return False
         elements = w.numel()
-        addresses = (w.data_ptr(), v.data_ptr(), gradient, velocity, g.data_ptr(), n.data_ptr())
-        self.table.extend((*addresses, elements, w.itemsize, of_d, 0))
-        self.waiting.append((d, g, n))
+        self.table += (w_at, v_at, d_at, b_at, g.data_ptr(), n.data_ptr(), elements, w_bytes, d_bytes, 0)
+        self.kept += (d, g, n)
         self.changed += (w, v) if buffer is None else (w, v, buffer)
         self.elements += elements
+        return True
 
     def flush(self) -> None:
         """Update what waits, on as many threads as torch uses."""
         if not self.changed:
             return
-        _native.raise_thresholds(self.table, self.scale, self.mu)
+        table = array("q", self.table)
+        _native.raise_thresholds(table, self.scale, self.mu)
         most = torch.get_num_threads() if os.getpid() == _process else 1
         threads = max(1, min(most, self.elements // _ELEMENTS_PER_THREAD))
-        _native.update(self.table, *self.rates, threads, self.elements >= _STREAMING_ELEMENTS)
+        _native.update(table, *self.rates, threads, self.elements >= _STREAMING_ELEMENTS)
         # So that autograd notices a change between forward and backward, as it does for torch's operations.
         torch.autograd.graph.increment_version(self.changed)
         self._clear()
