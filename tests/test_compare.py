@@ -414,5 +414,5 @@ def test_what_is_true_of_all_settings_is_said_once_above_the_table(tmp_path, cap
     with pytest.raises(SystemExit):
         cli.main()
     said = capsys.readouterr().out.splitlines()
-    assert "all: shortened: 20 epochs, the paper's runs have 600" in said
+    assert "each: shortened: 20 epochs, the paper's runs have 600" in said
     assert [line for line in said if line.startswith("μ 0.7: the paper: nine seeds")]

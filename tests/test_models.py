@@ -125,4 +125,8 @@ def test_a_missing_or_broken_package_is_one_line(monkeypatch):
     with pytest.raises(ModuleNotFoundError, match=r"torchvision is installed but cannot be imported \(operator") as it:
         build("torchvision:resnet50", 10)
     assert "\n" not in str(it.value)
+    with pytest.raises(
+        ValueError, match=r"unknown model: nope \(there is: chars_net, .*; but torchvision is installed"
+    ):
+        build("nope", 10)
     assert count(build("digits_net", 10)) == count(digits_net())  # ours need neither

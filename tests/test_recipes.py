@@ -121,6 +121,7 @@ def test_a_recipe_says_what_it_is(name):
         ({"workers": -1}, "invalid workers: -1"),
         ({"num_classes": 0}, "invalid num_classes: 0"),
         ({"momentum": -0.5}, "momentum: -0.5"),
+        ({"momentum": 1.0}, r"momentum: 1.0 \(must be in \[0, 1\)\)"),
         ({"weight_decay": -0.5}, "weight_decay: -0.5"),
     ],
 )

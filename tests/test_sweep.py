@@ -153,7 +153,7 @@ def test_dead_twins_do_not_hide_what_was_learnt(tmp_path):
 def test_a_killed_worker_is_one_line_that_says_how_to_go_on(tmp_path):
     command = [sys.executable, "-m", "directional_pruning", "train", "digits", "--epochs", "40", "-j", "2", "-q"]
     parent = subprocess.Popen([*command, "--out", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert parent.poll() is None
         assert time.monotonic() < deadline
@@ -177,7 +177,7 @@ def test_a_killed_sweep_leaves_no_process_behind_and_goes_on(tmp_path):
     command = [sys.executable, "-m", "directional_pruning", "train"]
     flags = ["digits", "--epochs", "40", "--mu", ".6", ".7", "-j", "2", "-q", "--out", "sweep"]
     victim = subprocess.Popen([*command, *flags], cwd=tmp_path)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200
     while not len([*tmp_path.glob("sweep/*/sgd/checkpoint.pt"), *tmp_path.glob("sweep/*/grda/checkpoint.pt")]) >= 2:
         assert victim.poll() is None
         assert time.monotonic() < deadline
@@ -186,7 +186,7 @@ def test_a_killed_sweep_leaves_no_process_behind_and_goes_on(tmp_path):
     victim.kill()
     victim.wait()
     assert len(children) >= 2
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
     done = subprocess.run(
         [*command, "--resume", "sweep", "-j", "2", "-q"], cwd=tmp_path, capture_output=True, text=True

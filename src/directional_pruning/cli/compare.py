@@ -18,7 +18,12 @@ def compare(
         list[Path],
         typer.Argument(metavar="RUN", help="Folders of runs, or of sweeps: those with runs one level down."),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("comparison.html"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The page [dim]\\[default: comparison.html here, or in the one sweep given][/dim]."
+        ),
+    ] = None,
 ) -> None:
     """Set runs beside the paper's results and beside each other: a table, and a page with the paper's figures.
 
@@ -29,4 +34,5 @@ def compare(
     from ..report import comparison_rows, write_comparison
 
     show_comparison(Console(), comparison_rows(runs))
-    print(write_comparison(runs, out))
+    inside = len(runs) == 1 and (runs[0] / "sweep.json").exists()
+    print(write_comparison(runs, out or (runs[0] if inside else Path()) / "comparison.html"))

@@ -67,7 +67,7 @@ def show_comparison(screen: "Console", rows: Iterable["Row"]) -> None:
     for recipe, part in groupby(rows, key=lambda row: row.recipe):
         group = list(part)
         shared = shared_flags(group)
-        flags = [f"all: {flag}" for flag in shared]
+        flags = [f"each: {flag}" for flag in shared]
         table = Table("", "seeds", *(f"{heading}, %" for heading, _ in COMPARED), title=Text(recipe))
         for column in table.columns[1:]:
             column.justify = "right"
@@ -77,4 +77,4 @@ def show_comparison(screen: "Console", rows: Iterable["Row"]) -> None:
             flags += [f"{row.label}: {flag}" for flag in row.flags if flag not in shared]
         screen.print(table)
         for flag in flags:
-            screen.print(Text(flag))
+            screen.print(Text(flag), soft_wrap=True)

@@ -50,16 +50,19 @@ def train(
     momentum: Annotated[float | None, typer.Option(help="Of SGD and gRDA.", rich_help_panel=_LEARNING)] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of the weights.", rich_help_panel=_LEARNING)] = None,
     label_smoothing: Annotated[
-        float | None, typer.Option(help="Share of a label spread over all classes.", rich_help_panel=_LEARNING)
+        float | None,
+        typer.Option(help="Share of each label that is spread over all classes, in [0, 1).", rich_help_panel=_LEARNING),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Another network: vgg16, torchvision:NAME, timm:NAME, ...", rich_help_panel=_LEARNING),
+        typer.Option(
+            help="Another network: vgg16, vgg16_bn, wrn28x10, torchvision:NAME, timm:NAME.", rich_help_panel=_LEARNING
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder or archive of the data: see the README.", rich_help_panel=_DATA)
+        Path | None, typer.Option(help="Folder or archive of the data: see docs/experiments.md.", rich_help_panel=_DATA)
     ] = None,
-    num_classes: Annotated[int | None, typer.Option(help="Of other data.", rich_help_panel=_DATA)] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Classes of other data.", rich_help_panel=_DATA)] = None,
     samples: Annotated[int | None, typer.Option(help="Train on so many only.", rich_help_panel=_DATA)] = None,
     paper_protocol: Annotated[
         bool | None,
@@ -92,7 +95,7 @@ def train(
         int, typer.Option("--jobs", "-j", min=1, help="Networks trained side by side.", rich_help_panel=_MACHINE)
     ] = 1,
     out: Annotated[
-        Path | None, typer.Option(help="New folder for the run [dim]\\[default: runs/RECIPE-seedN][/dim].")
+        Path | None, typer.Option(help="New folder for the run [dim]\\[default: runs/RECIPE-seedN, -2, -3, ...][/dim].")
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with a run or a sweep that was stopped, exactly there.")
@@ -181,7 +184,7 @@ def train(
     elif not diverged:
         screen.print(train_table(folder, chosen))
         for flag in comparison_rows([folder])[0].flags:
-            screen.print(f"beside the paper: {flag}", markup=False)
+            screen.print(f"beside the paper: {flag}", markup=False, soft_wrap=True)
         print(folder if quiet else f"report: {pages[folder]}")
     if diverged:
         what = "; ".join(f"{error}; the run so far: {pages[run]}" for run, error in diverged.items())

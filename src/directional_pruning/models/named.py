@@ -54,10 +54,10 @@ def build(name: str, num_classes: int) -> nn.Module:
                 return make(num_classes=num_classes)
             except (RuntimeError, TypeError, ValueError) as error:  # whatever their constructors refuse
                 raise ValueError(f"invalid model: {name} ({source}: {str(error).splitlines()[0]})") from error
-    if troubles:
-        raise ModuleNotFoundError(f"model {name}: {troubles[0]}") from troubles[0]
+    if package and troubles:
+        raise troubles[0]
     where = f"not in {package}" if package else f"there is: {', '.join(_OURS)}; and all of torchvision and timm"
-    raise ValueError(f"unknown model: {name} ({where})")
+    raise ValueError(f"unknown model: {name} ({'; but '.join([where, *map(str, troubles[:1])])})")
 
 
 def _torchvision(name: str) -> Callable[..., nn.Module] | None:

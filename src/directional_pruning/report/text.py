@@ -41,7 +41,7 @@ def headline(run: Run) -> tuple[str, str]:
     if "parameters" in summary:
         rest.append(f"The network has {amount(summary['parameters'])} parameters.")
     small, large = grda.get("sparse_bytes", 0), sgd.get("bytes", grda.get("bytes", 0))
-    if small > 0 and large > small:
+    if small > 0 and large > 1.05 * small:
         times = decimal(large / small, 2)
         rest.append(f"Stored without its zeros it takes {size(small)} instead of {size(large)}, {times} times less.")
     if "seconds" in summary:

@@ -96,6 +96,8 @@ class Recipe:
             raise ValueError(f"invalid seed: {self.seed} (must be < 2**32)")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"invalid label_smoothing: {self.label_smoothing} (must be in [0, 1))")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"invalid momentum: {self.momentum} (must be in [0, 1))")
         for name, known in (("precision", PRECISIONS), ("parallel", STRATEGIES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"invalid {name}: {getattr(self, name)} (must be one of {', '.join(known)})")
