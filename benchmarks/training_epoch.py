@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from directional_pruning.data import Images
-from directional_pruning.training import RECIPES, fit, pick_device, prepare_torch
+from directional_pruning.training import RECIPES, fit, measured_convolutions, pick_device, prepare_torch
 
 
 def finish(device):
@@ -55,7 +55,8 @@ def measure(recipe, network, images, device, steps, rounds):
 
     def train():
         loss = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
-        fit(model, optimizer, batches, epochs=1, loss_fn=loss, autocast=recipe.autocast(device))
+        with measured_convolutions(device):
+            fit(model, optimizer, batches, epochs=1, loss_fn=loss, autocast=recipe.autocast(device))
 
     def load():
         for inputs, _ in batches(1):

@@ -1,6 +1,6 @@
 """The hall that joins the wings: training, recipes, checkpoints, runs."""
 
-from .device import pick_device
+from .device import measured_convolutions, pick_device
 from .divergence import NonFiniteError
 from .evaluate import evaluate
 from .fit import fit
@@ -20,6 +20,7 @@ __all__ = [
     "drop_schedule",
     "evaluate",
     "fit",
+    "measured_convolutions",
     "paper_schedule",
     "pick_device",
     # recipes

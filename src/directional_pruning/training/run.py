@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..data import Splits, TextSplits
 from ..files import CorruptFileError, replacing
-from .device import pick_device
+from .device import measured_convolutions, pick_device
 from .divergence import NonFiniteError
 from .evaluate import Batches
 from .fit import fit
@@ -178,7 +178,8 @@ def train_network(
         seed = recipe.seed * 1_000_003 + epoch
         return splits.train.batches(recipe.batch_size, shuffle_seed=seed, first=first, part=part)
 
-    with _log(folder, network, recipe.epochs, recipe.tensorboard and processes.first) as log:
+    logged = _log(folder, network, recipe.epochs, recipe.tensorboard and processes.first)
+    with measured_convolutions(device), logged as log:
 
         def told(record: dict[str, Any]) -> None:
             if processes.first:

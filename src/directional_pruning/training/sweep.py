@@ -179,8 +179,7 @@ def _tell(folder: Path, network: str, told: int, on_epoch: OnEpoch | None) -> in
 
 
 def prepare_torch(threads: int | None) -> None:
-    """Use so many threads, no denormal numbers, which slow a CPU down several times, and the fastest convolutions."""
+    """Use so many threads, and no denormal numbers, which slow a CPU down several times as a network decays."""
     torch.set_flush_denormal(True)
-    torch.backends.cudnn.benchmark = True
     if threads is not None:
         torch.set_num_threads(threads)
