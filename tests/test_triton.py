@@ -1,15 +1,18 @@
 """The CUDA kernels without a GPU: Triton's interpreter runs them on the CPU, and its compiler compiles them."""
 
+import ctypes
 import importlib.util
 import re
+from array import array
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW
 
-from directional_pruning import Directional, grda
+from directional_pruning import GRDA, Directional, grda
+from directional_pruning.optim import native
 from directional_pruning.optim import triton as ours
 from directional_pruning.optim.threshold import cut, raise_threshold
 
@@ -37,6 +40,24 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(ours, "_kernels", lambda: module)
 
 
+class Batch:
+    """As native.Batch, of tensors on the CPU for the kernels of CUDA."""
+
+    def __init__(self, lr, c, mu, *, momentum=0.0, nesterov=False, weight_decay=0.0, maximize=False, power=1):
+        self.law = lr, c, mu, momentum, weight_decay, nesterov, maximize, power
+        self.tables, self.alive = {}, []
+
+    def add(self, w, v, d, g, n, buffer=None):
+        kind = ours._TYPES.index(w.dtype) << 4 | ours._TYPES.index(None if d is None else d.dtype)
+        addresses = [0 if t is None else t.data_ptr() for t in (w, v, d, buffer, g, n)]
+        self.tables.setdefault(kind, array("q")).extend([*addresses, w.numel(), 0, 0, 0])
+        self.alive.append((w, v, d, g, n, buffer))
+
+    def flush(self):
+        for kind, table in self.tables.items():
+            ours.update(kind, bytearray(table.tobytes()), *self.law)
+
+
 def make_state(dtype, momentum, shapes=SHAPES):
     """Weights, duals, buffers, thresholds and clocks."""
     torch.manual_seed(0)
@@ -57,7 +78,7 @@ def test_the_kernels_and_torchs_operations_agree(interpreted, name, dtype, tenso
         grads = [torch.randn(w.shape).to(dtype) for w in ws]
         w, v, b, g, n = expected
         grda(w, grads, v, b, g, n, lr=0.25, c=0.5, mu=0.6, fused=False, **options)
-        batch = ours.Batch(torch.tensor(0.25) if tensor_lr else 0.25, 0.5, 0.6, **options)
+        batch = Batch(torch.tensor(0.25) if tensor_lr else 0.25, 0.5, 0.6, **options)
         for w, v, d, g, n, b in zip(ws, vs, grads, gs, ns, buffers, strict=True):
             batch.add(w, v, d, g, n, b)
         batch.flush()
@@ -92,7 +113,7 @@ def test_the_kernels_take_what_another_optimizer_did(interpreted, power):
             threshold = raise_threshold(g, n, 0.125, 1.0, 0.6)
             cut(v, threshold, power, out=w.detach())
             continue
-        batch = ours.Batch(0.125, 1.0, 0.6, power=power)
+        batch = Batch(0.125, 1.0, 0.6, power=power)
         batch.add(w.detach(), v, None, g, n)
         batch.flush()
     torch.testing.assert_close(w, like, rtol=1e-6, atol=1e-6)
@@ -103,7 +124,7 @@ def test_the_kernels_take_what_another_optimizer_did(interpreted, power):
 def test_more_tensors_than_lanes_and_tensors_of_several_kinds_go_in_one_batch(interpreted):
     ws, vs, _, gs, ns = make_state(torch.float32, False, [(i % 7,) for i in range(150)])
     half = make_state(torch.float16, False, [(20,)])
-    batch = ours.Batch(0.25, 0.5, 0.6)
+    batch = Batch(0.25, 0.5, 0.6)
     for w, v, g, n in zip(ws + half[0], vs + half[1], gs + half[3], ns + half[4], strict=True):
         batch.add(w, v, torch.ones_like(w), g, n)
     batch.flush()
@@ -117,7 +138,7 @@ def test_more_tensors_than_lanes_and_tensors_of_several_kinds_go_in_one_batch(in
 def test_a_gradient_that_is_not_finite_is_never_a_zero(interpreted):
     w = torch.tensor([0.5, 0.5, 0.5, -0.0])
     state = w.clone(), None, torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0)
-    batch = ours.Batch(0.25, 0.5, 0.6)
+    batch = Batch(0.25, 0.5, 0.6)
     batch.add(w, state[0], torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0]), *state[2:])
     batch.flush()
     assert torch.equal(w[:3].isnan(), torch.tensor([True, False, False]))
@@ -131,7 +152,7 @@ def test_pruning_that_was_switched_off_leaves_the_threshold(interpreted, lr):
     ws, vs, _, gs, ns = make_state(torch.float32, False)
     for c in (0.5, 0.0):
         before = [g.item() for g in gs]
-        batch = ours.Batch(lr, c, 0.6)
+        batch = Batch(lr, c, 0.6)
         for row in zip(ws, vs, [torch.ones_like(w) for w in ws], gs, ns, strict=True):
             batch.add(*row)
         batch.flush()
@@ -145,7 +166,7 @@ def test_a_tensor_rate_of_zero_moves_nothing(interpreted):
     ws, vs, _, gs, ns = make_state(torch.float32, False)
     for rate in (0.25, 0.0):
         before = [t.clone() for t in (*ws, *vs, *gs, *ns)]
-        batch = ours.Batch(torch.tensor(rate), 0.5, 0.6)
+        batch = Batch(torch.tensor(rate), 0.5, 0.6)
         for row in zip(ws, vs, [torch.ones_like(w) for w in ws], gs, ns, strict=True):
             batch.add(*row)
         batch.flush()
@@ -153,19 +174,104 @@ def test_a_tensor_rate_of_zero_moves_nothing(interpreted):
         assert same == (rate == 0.0)
 
 
-def test_autograd_notices_the_change(interpreted):
-    w = nn.Parameter(torch.ones(4))
-    loss = (w * w).sum()
-    batch = ours.Batch(0.25, 0.5, 0.6)
-    batch.add(w, torch.ones(4), torch.ones(4), torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0))
-    batch.flush()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
+class Exchange(ctypes.Structure):
+    """What torch offers to be asked about a tensor: DLPackExchangeAPI of DLPack's header."""
+
+    _fields_ = (
+        ("version", ctypes.c_uint64),
+        *((name, ctypes.c_void_p) for name in ("older", "allocator", "export", "import", "describe", "stream")),
+    )
 
 
-def test_only_tensors_on_cuda_fit():
-    w = torch.ones(4)
-    assert not ours.fits(w, w, w)
+@pytest.fixture
+def disguised(interpreted, monkeypatch):
+    """Tensors pass for ones on the first CUDA device until the kernels, which are interpreted, get their addresses."""
+    name, capsule, extension = b"dlpack_exchange_api", torch.Tensor.__dlpack_c_exchange_api__, native._native
+    find = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi)
+    )
+    make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
+        ("PyCapsule_New", ctypes.pythonapi)
+    )
+    describe = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p)
+    exchange = Exchange.from_buffer_copy(Exchange.from_address(find(capsule, name)))
+    real = describe(exchange.describe)
+
+    def lie(tensor, description):
+        try:
+            real(tensor, description)
+        except RuntimeError:
+            return -1
+        ctypes.c_int32.from_address(description + 8).value = 2  # the type of the device: CUDA
+        return 0
+
+    lie = describe(lie)
+    exchange.describe = ctypes.cast(lie, ctypes.c_void_p).value
+    extension.connect(make(ctypes.addressof(exchange), name, None), torch.Tensor, nn.Parameter)
+    kinds, update = [], ours.update
+
+    def to_the_interpreter(kind, *arguments):
+        kinds.append(kind)
+        assert kind >> 8 == 1
+        update(kind & 255, *arguments)
+
+    monkeypatch.setattr(ours, "available", lambda: True)
+    monkeypatch.setattr(ours, "update", to_the_interpreter)
+    yield kinds
+    extension.connect(capsule, torch.Tensor, nn.Parameter)
+
+
+@pytest.mark.skipif(not native.available(), reason="no compiler at installation, so nothing gathers for the kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda params: GRDA(params, lr=0.25, c=0.5, mu=0.6, momentum=0.9),
+        lambda params: Directional(SGD(params, lr=0.25), c=0.5, mu=0.6, power=2),
+    ],
+    ids=["GRDA", "Directional"],
+)
+def test_every_step_goes_to_the_kernels_and_ends_like_torchs_operations(disguised, monkeypatch, make, dtype):
+    def end():
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(shape).to(dtype)) for shape in SHAPES]
+        optimizer = make(params)
+        for _ in range(4):
+            for p in params:
+                p.grad = torch.randn(p.shape).to(dtype)
+            optimizer.step()
+        return params, optimizer
+
+    params, optimizer = end()
+    kinds = disguised.copy()
+    monkeypatch.setattr(native, "_native", None)
+    expected, like = end()
+    assert disguised == kinds  # the second time no kernel was called
+    # One launch a step; the first of Directional makes the dual.
+    follows = isinstance(optimizer, Directional)
+    weight = ours._TYPES.index(dtype)
+    assert kinds == [1 << 8 | weight << 4 | (0 if follows else weight)] * (3 if follows else 4)
+    for p, q in zip(params, expected, strict=True):
+        torch.testing.assert_close(p, q, rtol=TOLERANCE[dtype], atol=1e-6)
+        torch.testing.assert_close(optimizer.state[p], like.state[q], rtol=1e-5, atol=1e-6)
+    assert (params[0] == 0).any()
+
+
+@pytest.mark.skipif(not native.available(), reason="no compiler at installation, so nothing gathers for the kernels")
+def test_what_the_kernels_cannot_update_is_left_to_torch(disguised):
+    plain, half = torch.ones(8), torch.ones(8, dtype=torch.float16)
+    assert native.fits(plain, plain, plain)
+    assert native.fits(half, plain, half, buffer=plain)
+    assert native.fits(half, plain, plain)
+    assert native.fits(half, plain, None)
+    assert not native.fits(half, half, half)
+    assert not native.fits(plain, plain, half)
+    assert not native.fits(plain.double(), plain, plain)
+    for unaligned in (torch.ones(9)[1:], torch.ones(10)[2:]):
+        for i in range(4):
+            assert not native.fits(
+                *(unaligned if j == i else plain for j in range(3)), buffer=[plain, unaligned][i == 3]
+            )
 
 
 @pytest.mark.parametrize("capability", [80, 90])
@@ -185,14 +291,15 @@ def test_the_kernels_compile_for_cuda_with_wide_loads_and_stores(weight, gradien
     constants = {"WEIGHT": types[weight], "GRADIENT": types[gradient], "LR_ON_DEVICE": everything}
     constants |= dict.fromkeys(("MOMENTUM", "NESTEROV", "DECAY", "MAXIMIZE"), everything)
     constants |= {"POWER": 4 if gradient is None else 1, "BLOCK": 4096}
-    signature = {"table": "*i64", "thresholds": "*fp32", "sizes": "*i64", "block_row": "*i32", "block_start": "*i64"}
+    constants |= {"COLUMNS": ours._COLUMNS, "SIZE": ours._SIZE}
+    signature = {"table": "*i64", "thresholds": "*fp32", "block_row": "*i32", "block_start": "*i64"}
     signature |= {"rows": "i32", "lr": "*fp32" if everything else "fp32", "momentum": "fp32", "weight_decay": "fp32"}
     source = ASTSource(triton_kernels.update, signature | dict.fromkeys(constants, "constexpr"), constants)
     assembly = triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"]
     # Sixteen bytes at a time where a block is full: the dual read and written, the weight written, and more.
     assert len(re.findall(r"ld\.global\.v4\.b32", assembly)) >= 8
     assert len(re.findall(r"st\.global\.v4\.b32", assembly)) >= 8
-    constants = {"LR_ON_DEVICE": everything, "LANES": 128}
+    constants = {"LR_ON_DEVICE": everything, "COLUMNS": ours._COLUMNS, "LANES": 128}
     signature = {
         "table": "*i64",
         "thresholds": "*fp32",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import native, triton
+from . import native
 from .checks import check_directional, label
 from .state import first_dual, load_uncast, local, place
 from .threshold import cut, raise_threshold, raise_thresholds
@@ -109,11 +109,10 @@ class Directional(Optimizer):
         self.base.add_param_group(group)
         added = self.param_groups[-1]
         for i, p in enumerate(added["params"]):
-            if not p.is_floating_point():
+            if not p.is_floating_point() or p.is_neg():
                 self.param_groups.pop()
-                raise ValueError(
-                    f"Directional needs real floating-point parameters, but {label(added, i)} is {p.dtype}"
-                )
+                kind = f"a negated view of {p.dtype}" if p.is_neg() else str(p.dtype)
+                raise ValueError(f"Directional needs real floating-point parameters, but {label(added, i)} is {kind}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"defaults": self.defaults, "base": self.base}
@@ -154,17 +153,15 @@ class Directional(Optimizer):
                 lr = float(lr)
             if not isinstance(lr, Tensor) and lr == 0:
                 continue
-            on_cpu = on_cuda = None
+            batch, left = None, range(len(group["params"]))
             if group["power"] in (1, 2, 4):
-                law = {"c": group["c"], "mu": group["mu"], "power": int(group["power"])}
-                on_cpu = None if isinstance(lr, Tensor) else native.Batch(lr, **law)
-                on_cuda = triton.Batch(lr, **law)
-            for w in group["params"]:
+                batch = native.Batch(lr, group["c"], group["mu"], power=int(group["power"]))
+                left = batch.gather(group["params"], self.state, "updates", follow=True)
+            for w in (group["params"][i] for i in left):
                 if w.grad is not None and (group["c"] > 0 or "dual" in self.state.get(w, {})):
-                    self._prune(w, self.state[w], group, lr, on_cpu, on_cuda)
-            for batch in (on_cpu, on_cuda):
-                if batch is not None:
-                    batch.flush()
+                    self._prune(w, self.state[w], group, lr, batch)
+            if batch is not None:
+                batch.flush()
         return loss
 
     @staticmethod
@@ -173,12 +170,11 @@ class Directional(Optimizer):
         state: dict[str, Any],
         group: dict[str, Any],
         lr: float | Tensor,
-        on_cpu: native.Batch | None,
-        on_cuda: triton.Batch | None,
+        batch: native.Batch | None,
     ) -> None:
         """Replace what the base made of the weights, or of this process's part of them, by what their dual says.
 
-        At once, or in one of the kernels' batches where it fits.
+        At once, or in the kernels' batch where it fits.
         """
         first = "dual" not in state
         if first:
@@ -186,14 +182,11 @@ class Directional(Optimizer):
             state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
             state["updates"] = torch.tensor(0.0, dtype=torch.float32)
         # Beside the weights where a kernel reads them, or a graph that is replayed; anywhere else the host reads them.
-        on_device = group.get("capturable") or (w.is_cuda and triton.available())
+        on_device = group.get("capturable") or (w.is_cuda and native.available(cuda=True))
         place(state, ("threshold", "updates"), w.device if on_device else torch.device("cpu"))
         w, v, g, n = local(w), local(state["dual"]), state["threshold"], state["updates"]
         if not first:
-            if on_cpu is not None and on_cpu.add(w, v, None, g, n):
-                return
-            if on_cuda is not None and triton.fits(w, v, None, g, n):
-                on_cuda.add(w, v, None, g, n)
+            if batch is not None and batch.add(w, v, None, g, n):
                 return
             before = torch.empty_like(w)
             cut(v, g if on_device else g.item(), group["power"], out=before)

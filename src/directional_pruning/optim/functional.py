@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, triton
+from . import native
 from .threshold import count, raise_threshold, raise_thresholds, soft_threshold
 
 __all__ = ["grda"]
@@ -87,22 +87,13 @@ def grda(
 
 def _fused(rows: list[_Row], lr: float | Tensor, c: float, mu: float, sgd: dict[str, Any]) -> list[_Row]:
     """Update with the kernels what they can, and return the rest."""
-    on_cpu = native.Batch(lr, c, mu, **sgd) if not isinstance(lr, Tensor) else None
-    on_cuda = triton.Batch(lr, c, mu, **sgd)
+    batch = native.Batch(lr, c, mu, **sgd)
     rest = []
     for row in rows:
         w, grad, v, buffer, g, n = row
-        if v is None or g is None:
+        if v is None or g is None or not batch.add(w, v, grad, g, n, buffer):
             rest.append(row)
-        elif on_cpu is not None and on_cpu.add(w, v, grad, g, n, buffer):
-            continue
-        elif triton.fits(w, v, grad, g, n, buffer):
-            on_cuda.add(w, v, grad, g, n, buffer)
-        else:
-            rest.append(row)
-    if on_cpu is not None:
-        on_cpu.flush()
-    on_cuda.flush()
+    batch.flush()
     return rest
 
 

@@ -4,7 +4,7 @@ Notation of the paper, kept in the code: w the weights (where the gradient is ta
 (what the gradient moves), n the number of updates, g the threshold, S_g soft-thresholding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from . import native, triton
+from . import native
 from .checks import check_pruning, check_sgd, label
 from .functional import grda
 from .state import first_dual, load_uncast, local, place
@@ -131,12 +131,14 @@ class GRDA(Optimizer):
         """What this parameter would have to be, if it cannot be trained."""
         if p.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
             return "GRDA needs real floating-point parameters of 16, 32 or 64 bits"
+        if p.is_neg():
+            return "GRDA needs parameters that are not views of what they negate"
         if group["fused"]:
-            kernel, name = (triton, "Triton") if p.is_cuda else (native, "the compiled kernel")
-            if not kernel.available():
+            if not native.available(cuda=p.is_cuda):
+                name = "Triton" if native.available() else "the compiled kernel"
                 return f"fused=True needs {name}, which is not installed"
             shard = local(p)
-            if not kernel.fits(shard, torch.empty_like(shard, dtype=torch.float32), shard):
+            if not native.fits(shard, torch.empty_like(shard, dtype=torch.float32), shard):
                 types = "float32, bfloat16 or float16" if p.is_cuda else "float32 or bfloat16"
                 return f"fused=True needs densely laid out parameters of {types} on the CPU or CUDA"
         return None
@@ -168,38 +170,67 @@ class GRDA(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        plain = all(type(p) in (Tensor, torch.nn.Parameter) for group in self.param_groups for p in group["params"])
-        (self._update if plain else self._update_eagerly)()
+        plain = (Tensor, torch.nn.Parameter)
+        parts = torch.compiler.is_compiling() and any(
+            type(p) not in plain for group in self.param_groups for p in group["params"]
+        )
+        (self._update_eagerly if parts else self._update)()
         return loss
 
     def _update(self) -> None:
         # All groups are gathered before any is moved: a gradient that is refused leaves the whole model as it was.
         gathered = []
         for group in self.param_groups:
+            batch, left = self._gather(group)
             lists: tuple[list[Any], ...] = ([], [], [], [], [], [])
-            self._init_group(group, *lists)
-            gathered.append(lists)
-        for group, lists in zip(self.param_groups, gathered, strict=True):
-            grda(
-                *lists,
-                lr=group["lr"],
-                c=group["c"],
-                mu=group["mu"],
-                momentum=group["momentum"],
-                nesterov=group["nesterov"],
-                weight_decay=group["weight_decay"],
-                maximize=group["maximize"],
-                foreach=group["foreach"],
-                fused=group["fused"],
-                capturable=group["capturable"],
-            )
+            self._init_group(group, left, *lists)
+            gathered.append((batch, lists))
+        for group, (batch, lists) in zip(self.param_groups, gathered, strict=True):
+            if batch is not None:
+                batch.flush()
+            if lists[0]:
+                grda(
+                    *lists,
+                    lr=group["lr"],
+                    c=group["c"],
+                    mu=group["mu"],
+                    momentum=group["momentum"],
+                    nesterov=group["nesterov"],
+                    weight_decay=group["weight_decay"],
+                    maximize=group["maximize"],
+                    foreach=group["foreach"],
+                    fused=group["fused"],
+                    capturable=group["capturable"],
+                )
 
     # The compiler would take the parts of a DTensor for copies, and update those.
     _update_eagerly = torch.compiler.disable(_update)
 
+    def _gather(self, group: dict[str, Any]) -> tuple[native.Batch | None, Iterable[int]]:
+        """For the kernels what they can update at once; and the places of the parameters that are left."""
+        lr, compiling = group["lr"], torch.compiler.is_compiling()
+        if isinstance(lr, Tensor) and lr.is_cpu and not compiling:
+            lr = float(lr)
+        number = not isinstance(lr, Tensor)
+        if number and not lr >= 0:
+            raise ValueError(f"invalid lr: {lr} (must be >= 0)")
+        if compiling or not _wants_kernels(group) or group["c"] == 0 or (number and lr == 0):
+            return None, range(len(group["params"]))
+        batch = native.Batch(
+            lr,
+            group["c"],
+            group["mu"],
+            momentum=group["momentum"],
+            nesterov=group["nesterov"],
+            weight_decay=group["weight_decay"],
+            maximize=group["maximize"],
+        )
+        return batch, batch.gather(group["params"], self.state, "step")
+
     def _init_group(
         self,
         group: dict[str, Any],
+        places: Iterable[int],
         params: list[Tensor],
         grads: list[Tensor],
         duals: list[Tensor | None],
@@ -207,15 +238,14 @@ class GRDA(Optimizer):
         thresholds: list[Tensor | None],
         steps: list[Tensor],
     ) -> None:
-        """Gather the parameters that have a gradient, with their state, made at their first update.
+        """Gather the parameters at these places that have a gradient, with their state, made at their first update.
 
         The lists are those of :func:`grda`. Of a DTensor they get what lies on this process: all it has to update.
         """
-        if not isinstance(group["lr"], Tensor) and not group["lr"] >= 0:
-            raise ValueError(f"invalid lr: {group['lr']} (must be >= 0)")
         capturable, pruned, momentum = group["capturable"], group["c"] > 0, group["momentum"] != 0
-        wanted = group["fused"] or (group["fused"] is None and not group["foreach"])
-        for i, p in enumerate(group["params"]):
+        on_cuda = _wants_kernels(group) and (torch.compiler.is_compiling() or native.available(cuda=True))
+        for i in places:
+            p = group["params"][i]
             grad = p.grad
             if grad is None:
                 continue
@@ -235,7 +265,7 @@ class GRDA(Optimizer):
                 elif buffer.dtype != like.dtype:  # from before there was a dual
                     buffer = state["momentum_buffer"] = buffer.to(like.dtype)
             # Where the kernels read them, or a graph that is replayed; anywhere else the host reads them.
-            on_device = capturable or (wanted and p.is_cuda and triton.available())
+            on_device = capturable or (on_cuda and p.is_cuda)
             n, g = state["step"], state.get("threshold")
             if on_device or not n.is_cpu or not (g is None or g.is_cpu):
                 place(state, ("step", "threshold"), p.device if on_device else torch.device("cpu"))
@@ -250,3 +280,7 @@ class GRDA(Optimizer):
             momentum_buffers.append(buffer)
             thresholds.append(g)
             steps.append(n)
+
+
+def _wants_kernels(group: dict[str, Any]) -> bool:
+    return group["fused"] or (group["fused"] is None and not group["foreach"])

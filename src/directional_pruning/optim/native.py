@@ -1,31 +1,32 @@
-"""One pass over all parameters on the CPU: a C kernel, compiled at installation where there is a compiler.
+"""The compiled extension: it gathers what the kernels can update, and updates it on the CPU in one pass over memory.
 
 torch needs three operations for an update, each of which reads and writes memory. The kernel moves 16 bytes a float32
 parameter, 12 a bfloat16 one: it reads d and v, and writes v and w. Momentum adds 8, weight decay a reading of w.
 """
 
 import os
-from array import array
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from . import triton
+
 __all__ = ["Batch", "available", "fits"]
 
 
 def _load() -> Any:
     try:
-        return import_module("._native", __package__)
+        extension = import_module("._native", __package__)
     except ImportError:  # no compiler at installation: torch's operations do the same, slower
         return None
+    extension.connect(torch.Tensor.__dlpack_c_exchange_api__, Tensor, nn.Parameter)  # pyrefly: ignore
+    return extension
 
 
 _native = _load()
 
-_PLAIN = (Tensor, nn.Parameter)
-_BYTES = {torch.float32: 4, torch.bfloat16: 2}
 # Fewer elements than this are not worth waking a second thread; more than this do not stay in the caches anyway.
 _ELEMENTS_PER_THREAD = 2**17
 _STREAMING_ELEMENTS = 2**21
@@ -33,9 +34,9 @@ _STREAMING_ELEMENTS = 2**21
 _process = os.getpid()
 
 
-def available() -> bool:
-    """Whether the kernel was compiled."""
-    return _native is not None
+def available(*, cuda: bool = False) -> bool:
+    """Whether the extension was compiled and, for tensors on CUDA, the kernels can be used."""
+    return _native is not None and (not cuda or triton.available())
 
 
 def fits(
@@ -47,21 +48,26 @@ def fits(
     buffer: Tensor | None = None,
 ) -> bool:
     """Whether :meth:`Batch.add` would take these; a scalar that is not given would fit."""
-    g = torch.zeros((), dtype=torch.float64, device="cpu") if g is None else g
-    n = torch.zeros((), dtype=torch.float32, device="cpu") if n is None else n
+    g = torch.zeros((), dtype=torch.float64, device=w.device) if g is None else g
+    n = torch.zeros((), dtype=torch.float32, device=w.device) if n is None else n
     return Batch(0.0, 0.0, 1.0).add(w, v, d, g, n, buffer)
 
 
-def _channels_last(*tensors: Tensor | None) -> bool:
-    return all(t is None or t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
-
-
 class Batch:
-    """Tensors that wait for one call of the kernel; see :func:`~directional_pruning.grda` for the notation."""
+    """Updates that wait for one call of the kernels; see :func:`~directional_pruning.grda` for the notation.
+
+    With a gradient d, what SGD makes of it (decay, momentum in a buffer, which starts at zero) is subtracted from v, lr
+    times; without one, w holds what another optimizer made of the weights, and v moves by the difference. ``lr`` may be
+    a tensor on CUDA, which the host never reads.
+
+    w, v, d and the momentum buffer have to be plain tensors of one shape and one dense layout on one device, the CPU or
+    CUDA: w float32 or bfloat16, on CUDA float16 too, d the same or float32, v and the buffer float32; g a float64 and n
+    a float32 scalar beside them. On CUDA they begin at multiples of 16 bytes. All of them have to live until the call.
+    """
 
     def __init__(
         self,
-        lr: float,
+        lr: float | Tensor,
         c: float,
         mu: float,
         *,
@@ -71,68 +77,43 @@ class Batch:
         maximize: bool = False,
         power: int = 1,
     ) -> None:
-        self.mu, self.scale = mu, c * lr ** (0.5 + mu)
-        self.rates = lr, momentum, weight_decay, nesterov, maximize, power
-        self._clear()
-
-    def _clear(self) -> None:
-        self.elements = 0
-        self.table: list[int] = []
-        self.changed: list[Tensor] = []
-        self.kept: list[Tensor | None] = []
+        self.lr, self.c, self.mu, self.power = lr, c, mu, power
+        self.momentum, self.nesterov, self.weight_decay, self.maximize = momentum, nesterov, weight_decay, maximize
+        # On the CPU the rate is a number.
+        where = (not isinstance(lr, Tensor)) | triton.available() << 1
+        # Tables of updates, by their kind, and the tensors they change.
+        self._waiting: tuple[dict[int, bytearray], list[Tensor], int] = ({}, [], where)
 
     def add(self, w: Tensor, v: Tensor, d: Tensor | None, g: Tensor, n: Tensor, buffer: Tensor | None = None) -> bool:
-        """Enqueue an update and return True, or False where the kernel, which sees bare addresses, cannot make it.
+        """Enqueue an update and return True, or False where the kernels, which see bare addresses, cannot make it."""
+        return _native is not None and _native.add(*self._waiting, w, v, d, g, n, buffer)
 
-        With a gradient d, what SGD makes of it (decay, momentum in ``buffer``, which starts at zero) is subtracted from
-        v, lr times; without one, w holds what another optimizer made of the weights, and v moves by the difference.
+    def gather(self, params: list[Tensor], state: dict[Tensor, Any], clock: str, *, follow: bool = False) -> list[int]:
+        """Enqueue the updates of all parameters that can be, and return the indices of the others.
 
-        w, v, d and the momentum buffer must be plain CPU tensors of one shape and one dense layout: w float32 or
-        bfloat16, d the same or float32, v and the buffer float32; g a float64 and n a float32 scalar.
+        Args:
+            state: of each parameter a dictionary of its tensors, v under "dual", g under "threshold", the buffer under
+                "momentum_buffer" and n under ``clock``. Where one is missing the parameter is among the others, but not
+                where it has no gradient.
+            follow: whether another optimizer has used the gradients and moved the weights.
         """
-        # For a small tensor this takes longer than the update; so it reads what it needs once, without loops or calls.
-        single, shape, grad = torch.float32, w.shape, w if d is None else d
-        w_bytes, d_bytes = _BYTES.get(w.dtype, 0), _BYTES.get(grad.dtype, 0)
-        if not (
-            _native is not None
-            and 0 < w_bytes <= d_bytes
-            and (v.dtype is n.dtype is single and g.dtype is torch.float64)
-            and (type(w) in _PLAIN and type(v) in _PLAIN and type(grad) in _PLAIN)
-            and (w.is_cpu and v.is_cpu and grad.is_cpu and g.is_cpu and n.is_cpu)
-            and shape == v.shape == grad.shape
-            # A gradient that is negated or zero only on paper.
-            and not (grad.is_neg() or grad._is_zerotensor())
-            and (buffer is None or (buffer.dtype is single and type(buffer) in _PLAIN))
-            and (buffer is None or (buffer.is_cpu and buffer.shape == shape))
-            and (
-                (
-                    (w.is_contiguous() and v.is_contiguous() and grad.is_contiguous())
-                    and (buffer is None or buffer.is_contiguous())
-                )
-                or _channels_last(w, v, grad, buffer)
-            )
-        ):
-            return False
-        w_at, v_at = w.data_ptr(), v.data_ptr()
-        d_at, b_at = 0 if d is None else d.data_ptr(), 0 if buffer is None else buffer.data_ptr()
-        if w_at % w_bytes or d_at % d_bytes or (v_at | b_at) % 4:  # it begins between two numbers
-            return False
-        elements = w.numel()
-        self.table += (w_at, v_at, d_at, b_at, g.data_ptr(), n.data_ptr(), elements, w_bytes, d_bytes, 0)
-        self.kept += (d, g, n)
-        self.changed += (w, v) if buffer is None else (w, v, buffer)
-        self.elements += elements
-        return True
+        if _native is None or not isinstance(state, dict):
+            return list(range(len(params)))
+        return _native.gather(*self._waiting, params, state, clock, follow, self.momentum != 0)
 
     def flush(self) -> None:
-        """Update what waits, on as many threads as torch uses."""
-        if not self.changed:
-            return
-        table = array("q", self.table)
-        _native.raise_thresholds(table, self.scale, self.mu)
-        most = torch.get_num_threads() if os.getpid() == _process else 1
-        threads = max(1, min(most, self.elements // _ELEMENTS_PER_THREAD))
-        _native.update(table, *self.rates, threads, self.elements >= _STREAMING_ELEMENTS)
-        # So that autograd notices a change between forward and backward, as it does for torch's operations.
-        torch.autograd.graph.increment_version(self.changed)
-        self._clear()
+        """Update what waits, on the CPU on as many threads as torch uses."""
+        tables, changed, _ = self._waiting
+        sgd = self.momentum, self.weight_decay, self.nesterov, self.maximize, self.power
+        for kind, table in tables.items():
+            if kind:
+                triton.update(kind, table, self.lr, self.c, self.mu, *sgd)
+            else:
+                scale = self.c * self.lr ** (0.5 + self.mu)
+                threads = torch.get_num_threads() if os.getpid() == _process else 1
+                limits = threads, _ELEMENTS_PER_THREAD, _STREAMING_ELEMENTS
+                _native.update(table, scale, self.mu, self.lr, *sgd, *limits)
+        if changed:
+            # So that autograd notices a change between forward and backward, as it does for torch's operations.
+            torch.autograd.graph.increment_version(changed)
+        tables.clear(), changed.clear()

@@ -5,20 +5,23 @@ block some thousand elements of one of them, found through a table of addresses.
 bfloat16 and float16 weights 12: gradient and dual are read, dual and weight written.
 """
 
+from contextlib import nullcontext
 from functools import lru_cache
 from importlib import import_module
+from struct import pack, unpack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["Batch", "available", "fits"]
+__all__ = ["available", "update"]
 
 
-_PLAIN = (Tensor, nn.Parameter)
-_HALF = (torch.bfloat16, torch.float16)
 _ELEMENTS_PER_BLOCK = 4096
 _TENSORS_PER_BLOCK = 128
+# What native.h calls a row, and gather.c the types of its weights and gradients.
+_COLUMNS, _SIZE = 10, 6
+_TYPES = (None, torch.float32, torch.bfloat16, torch.float16)
 
 
 @lru_cache(maxsize=1)
@@ -35,149 +38,105 @@ def available() -> bool:
     return torch.cuda.is_available() and _kernels() is not None
 
 
-def fits(
-    w: Tensor,
-    v: Tensor,
-    d: Tensor | None,
-    g: Tensor | None = None,
-    n: Tensor | None = None,
-    buffer: Tensor | None = None,
-) -> bool:
-    """Whether the kernels, which see bare addresses, can update these.
+def update(
+    kind: int,
+    table: bytearray,
+    lr: float | Tensor,
+    c: float,
+    mu: float,
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+    maximize: bool,
+    power: int,
+) -> None:
+    """Make the updates of a table; see :class:`~directional_pruning.optim.native.Batch`.
 
-    w, v, d and the momentum buffer must be plain CUDA tensors of one shape and one dense layout, aligned to 16 bytes: w
-    float32 or of half precision, d the same or float32, v and the buffer float32; g a float64 and n a float32 scalar on
-    the same device.
+    Args:
+        kind: the device's index plus 1, and the places in ``_TYPES`` of the weights' and the gradients' type, four bits
+            each; 0 for the device is the CPU, which Triton can only interpret.
+        lr: a number, or a tensor on any device.
     """
-    dense = w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last)
-    return (
-        w.is_cuda
-        and dense
-        and v.dtype is torch.float32
-        and (w.dtype is torch.float32 or w.dtype in _HALF)
-        and (g is None or (g.dtype is torch.float64 and g.device == w.device))
-        and (n is None or (n.dtype is torch.float32 and n.device == w.device))
-        and (d is None or d.dtype in (w.dtype, torch.float32))
-        and (buffer is None or buffer.dtype is torch.float32)
-        and all(
-            type(t) in _PLAIN
-            and t.device == w.device
-            and t.shape == w.shape
-            and t.stride() == w.stride()
-            and not t.data_ptr() % 16
-            # A gradient that is negated or zero only on paper.
-            and not (t.is_neg() or t._is_zerotensor())
-            for t in (w, v, d, buffer)
-            if t is not None
+    index, weight, gradient = kind >> 8, _TYPES[kind >> 4 & 15], _TYPES[kind & 15]
+    device = torch.device("cuda", index - 1) if index else torch.device("cpu")
+    kernels, rows = _kernels(), len(table) // (8 * _COLUMNS)
+    on_device, block_row, block_start = _on_device(device, bytes(table))
+    # What the first kernel finds, for the second: the old and the new threshold of each tensor.
+    thresholds = torch.empty(2, rows, dtype=torch.float32, device=device)
+    if isinstance(lr, Tensor):
+        rate, factor = lr.to(device), c
+    else:
+        rate, factor = lr, c * lr ** (0.5 + mu)
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernels.raise_thresholds[(-(-rows // _TENSORS_PER_BLOCK),)](
+            on_device,
+            thresholds,
+            rows,
+            rate,
+            *_in_two(factor),
+            *_in_two(mu),
+            isinstance(lr, Tensor),
+            _COLUMNS,
+            _TENSORS_PER_BLOCK,
         )
-    )
-
-
-class Batch:
-    """Tensors that wait for the launch; see :func:`~directional_pruning.grda` for the notation.
-
-    ``lr`` may be a tensor on the device, which is never read by the host.
-    """
-
-    def __init__(
-        self,
-        lr: float | Tensor,
-        c: float,
-        mu: float,
-        *,
-        momentum: float = 0.0,
-        nesterov: bool = False,
-        weight_decay: float = 0.0,
-        maximize: bool = False,
-        power: int = 1,
-    ) -> None:
-        self.lr, self.c, self.mu = lr, c, mu
-        self.momentum, self.nesterov, self.weight_decay, self.maximize = momentum, nesterov, weight_decay, maximize
-        self.power = power
-        self.waiting: dict[Any, list[tuple[Any, ...]]] = {}
-
-    def add(self, w: Tensor, v: Tensor, d: Tensor | None, g: Tensor, n: Tensor, buffer: Tensor | None = None) -> None:
-        """Enqueue an update of tensors that :func:`fits`.
-
-        With a gradient d, what SGD makes of it (decay, momentum in ``buffer``, which starts at zero) is subtracted from
-        v, lr times; without one, w holds what another optimizer made of the weights, and v moves by the difference.
-        """
-        self.waiting.setdefault((w.device, w.dtype, None if d is None else d.dtype), []).append((w, v, d, buffer, g, n))
-
-    def flush(self) -> None:
-        """Update what waits."""
-        if not self.waiting:
-            return
-        kernels = _kernels()
-        for (device, weight, gradient), rows in self.waiting.items():
-            layout = _layout(device, tuple(row[0].numel() for row in rows))
-            table = _table(device, tuple(0 if t is None else t.data_ptr() for row in rows for t in row), layout)
-            sizes, block_row, block_start = layout
-            # What the first kernel finds, for the second: the old and the new threshold of each tensor.
-            thresholds = torch.empty(2, len(rows), dtype=torch.float32, device=device)
-            if isinstance(self.lr, Tensor):
-                on_device, lr, factor = True, self.lr.to(device), self.c
-            else:
-                on_device, lr, factor = False, self.lr, self.c * self.lr ** (0.5 + self.mu)
-            with torch.cuda.device(device) if device.type == "cuda" else torch.no_grad():
-                kernels.raise_thresholds[(-(-len(rows) // _TENSORS_PER_BLOCK),)](
-                    table, thresholds, len(rows), lr, *_in_two(factor), *_in_two(self.mu), on_device, _TENSORS_PER_BLOCK
-                )
-                kernels.update[(len(block_row),)](
-                    table,
-                    thresholds,
-                    sizes,
-                    block_row,
-                    block_start,
-                    len(rows),
-                    lr,
-                    float(self.momentum),
-                    float(self.weight_decay),
-                    kernels.TYPES[weight],
-                    kernels.TYPES[gradient],
-                    on_device,
-                    self.momentum != 0,
-                    bool(self.nesterov),
-                    self.weight_decay != 0,
-                    bool(self.maximize),
-                    self.power,
-                    _ELEMENTS_PER_BLOCK,
-                )
-            changed = [t for w, v, _, buffer, *_ in rows for t in (w, v, buffer) if t is not None]
-            # So that autograd notices a change between forward and backward, as it does for torch's operations.
-            torch.autograd.graph.increment_version(changed)
-        self.waiting = {}
+        kernels.update[(len(block_row),)](
+            on_device,
+            thresholds,
+            block_row,
+            block_start,
+            rows,
+            rate,
+            float(momentum),
+            float(weight_decay),
+            kernels.TYPES[weight],
+            kernels.TYPES[gradient],
+            isinstance(lr, Tensor),
+            momentum != 0,
+            bool(nesterov),
+            weight_decay != 0,
+            bool(maximize),
+            power,
+            _COLUMNS,
+            _SIZE,
+            _ELEMENTS_PER_BLOCK,
+        )
 
 
 def _in_two(x: float) -> tuple[float, float]:
     """A double as the sum of two floats, of 48 bits, for numbers travel to a kernel as float32."""
-    high = torch.tensor(x, dtype=torch.float32).item()
+    (high,) = unpack("f", pack("f", x))
     return high, x - high
 
 
-@lru_cache(maxsize=64)
-def _layout(device: torch.device, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """On the device: the sizes, and for each block the row of its tensor and its first element there."""
-    size = torch.tensor(sizes, dtype=torch.int64)
-    blocks = (size + _ELEMENTS_PER_BLOCK - 1) // _ELEMENTS_PER_BLOCK
-    row = torch.repeat_interleave(torch.arange(len(sizes)), blocks)
-    start = (torch.arange(len(row)) - (blocks.cumsum(0) - blocks)[row]) * _ELEMENTS_PER_BLOCK
-    return size.to(device), row.to(device, torch.int32), start.to(device)
-
-
-# A CUDA graph copies its table anew at every replay and reads its layout, so both have to outlive it.
+# A CUDA graph copies its table anew at every replay, and reads where its blocks are, so all of them have to outlive it.
 _captured: list[Any] = []
 
 
-def _table(device: torch.device, addresses: tuple[int, ...], layout: tuple[Tensor, ...]) -> Tensor:
-    """The addresses on the device; the same table while gradients stay where they are."""
+def _on_device(device: torch.device, table: bytes) -> tuple[Tensor, Tensor, Tensor]:
+    """The table, and for each block the row of its tensor and its first element there."""
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        host = torch.tensor(addresses, dtype=torch.int64, pin_memory=True)
-        _captured.append((host, layout))
-        return host.to(device, non_blocking=True)
-    return _upload(device, addresses)
+        host = torch.frombuffer(bytearray(table), dtype=torch.int64).pin_memory()
+        blocks = _blocks(device, _sizes(host))
+        _captured.append((host, blocks))
+        return host.to(device, non_blocking=True), *blocks
+    return _upload(device, table, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0)
 
 
 @lru_cache(maxsize=64)
-def _upload(device: torch.device, addresses: tuple[int, ...]) -> Tensor:
-    return torch.tensor(addresses, dtype=torch.int64, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+def _upload(device: torch.device, table: bytes, stream: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same table while gradients stay where they are; one for each stream, on which it is made and used."""
+    host = torch.frombuffer(bytearray(table), dtype=torch.int64)
+    on_device = (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
+    return on_device, *_blocks(device, _sizes(host))
+
+
+def _sizes(table: Tensor) -> tuple[int, ...]:
+    return tuple(table.view(-1, _COLUMNS)[:, _SIZE].tolist())
+
+
+@lru_cache(maxsize=64)
+def _blocks(device: torch.device, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    blocks = (torch.tensor(sizes) + _ELEMENTS_PER_BLOCK - 1) // _ELEMENTS_PER_BLOCK
+    row = torch.repeat_interleave(torch.arange(len(sizes)), blocks)
+    start = (torch.arange(len(row)) - (blocks.cumsum(0) - blocks)[row]) * _ELEMENTS_PER_BLOCK
+    return row.to(device, torch.int32), start.to(device)

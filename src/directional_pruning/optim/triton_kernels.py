@@ -8,8 +8,8 @@ __all__ = ["TYPES", "raise_thresholds", "update"]
 
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, None: None}
 
-# The columns of the table.
-_W, _V, _D, _B, _G, _N, _COLUMNS = (tl.constexpr(i) for i in range(7))
+# The first columns of the table, as in native.h.
+_W, _V, _D, _B, _G, _N = (tl.constexpr(i) for i in range(6))
 
 
 @triton.jit
@@ -20,13 +20,14 @@ def _pow(x, exponent):
 
 @triton.jit(do_not_specialize=["rows"])
 def raise_thresholds(
-    table, thresholds, rows, lr, factor, factor_rest, mu, mu_rest, LR_ON_DEVICE: tl.constexpr, LANES: tl.constexpr
+    table, thresholds, rows, lr, factor, factor_rest, mu, mu_rest,
+    LR_ON_DEVICE: tl.constexpr, COLUMNS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """n += 1 and g += c lr^(1/2 + mu) (n^mu - (n-1)^mu) for each row; ``thresholds`` gets the old and the new g."""
     row = tl.program_id(0) * LANES + tl.arange(0, LANES)
     there = row < rows
-    g_at = tl.load(table + row * _COLUMNS + _G, mask=there, other=0).to(tl.pointer_type(tl.float64))
-    n_at = tl.load(table + row * _COLUMNS + _N, mask=there, other=0).to(tl.pointer_type(tl.float32))
+    g_at = tl.load(table + row * COLUMNS + _G, mask=there, other=0).to(tl.pointer_type(tl.float64))
+    n_at = tl.load(table + row * COLUMNS + _N, mask=there, other=0).to(tl.pointer_type(tl.float32))
     # Doubles again, each from the two floats it came in.
     zero = (row * 0).to(tl.float64)
     exponent = zero + mu + mu_rest
@@ -89,18 +90,19 @@ def _update_block(
 
 @triton.jit(do_not_specialize=["rows"])
 def update(
-    table, thresholds, sizes, block_row, block_start, rows, lr, momentum, weight_decay,
+    table, thresholds, block_row, block_start, rows, lr, momentum, weight_decay,
     WEIGHT: tl.constexpr, GRADIENT: tl.constexpr, LR_ON_DEVICE: tl.constexpr, MOMENTUM: tl.constexpr,
-    NESTEROV: tl.constexpr, DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, POWER: tl.constexpr, BLOCK: tl.constexpr,
+    NESTEROV: tl.constexpr, DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, POWER: tl.constexpr,
+    COLUMNS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """v -= lr d, w = S_g(v) for BLOCK elements of one row, with what SGD adds to the gradient."""
     row = tl.load(block_row + tl.program_id(0)).to(tl.int64)
     start = tl.load(block_start + tl.program_id(0))
-    size = tl.load(sizes + row)
     old, new = tl.load(thresholds + row), tl.load(thresholds + rows + row)
     if LR_ON_DEVICE:
         lr = tl.load(lr).to(tl.float32)
-    entry = table + row * _COLUMNS
+    entry = table + row * COLUMNS
+    size = tl.load(entry + SIZE)
     # Known to be aligned, so that four numbers are moved at a time.
     w_at = tl.multiple_of(tl.load(entry + _W).to(tl.pointer_type(WEIGHT)), 16)
     v_at = tl.multiple_of(tl.load(entry + _V).to(tl.pointer_type(tl.float32)), 16)
