@@ -170,14 +170,9 @@ static int append(PyObject *tables, int64_t kind, const Row *rows, Py_ssize_t co
     return 0;
 }
 
-/* Note which tensors the update changes; -1 with an exception where memory is short. */
-static int note(PyObject *changed, const Update *u) {
-    return PyList_Append(changed, u->w) || PyList_Append(changed, u->v) || (u->b && PyList_Append(changed, u->b)) ? -1 : 0;
-}
-
 /* add(tables, changed, where, w, v, d or None, g, n, b or None) -> whether a kernel can make the update
 
-   If so, append it to the table of its kind, a bytearray of rows, and what it changes to the list. */
+   If so, append it to the table of its kind, a bytearray of rows, and the weights to the list. */
 PyObject *native_add(PyObject *Py_UNUSED(module), PyObject *args) {
     PyObject *tables, *changed;
     int where;
@@ -190,7 +185,7 @@ PyObject *native_add(PyObject *Py_UNUSED(module), PyObject *args) {
     u.d = u.d == Py_None ? NULL : u.d;
     u.b = u.b == Py_None ? NULL : u.b;
     if (!fill(&u, where, &row, &kind)) Py_RETURN_FALSE;
-    if (append(tables, kind, &row, 1) || note(changed, &u)) return NULL;
+    if (append(tables, kind, &row, 1) || PyList_Append(changed, u.w)) return NULL;
     Py_RETURN_TRUE;
 }
 
@@ -234,7 +229,7 @@ PyObject *native_gather(PyObject *Py_UNUSED(module), PyObject *args) {
             }
             kind = next;
             rows[count++] = row;
-            note(changed, &u);
+            PyList_Append(changed, w);
         } else if (d != Py_None) {
             PyObject *index = PyLong_FromSsize_t(i);
             if (index) PyList_Append(left, index);

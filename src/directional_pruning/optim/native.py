@@ -81,7 +81,7 @@ class Batch:
         self.momentum, self.nesterov, self.weight_decay, self.maximize = momentum, nesterov, weight_decay, maximize
         # On the CPU the rate is a number.
         where = (not isinstance(lr, Tensor)) | triton.available() << 1
-        # Tables of updates, by their kind, and the tensors they change.
+        # Tables of updates, by their kind, and the weights they change.
         self._waiting: tuple[dict[int, bytearray], list[Tensor], int] = ({}, [], where)
 
     def add(self, w: Tensor, v: Tensor, d: Tensor | None, g: Tensor, n: Tensor, buffer: Tensor | None = None) -> bool:
@@ -116,4 +116,5 @@ class Batch:
         if changed:
             # So that autograd notices a change between forward and backward, as it does for torch's operations.
             torch.autograd.graph.increment_version(changed)
-        tables.clear(), changed.clear()
+        tables.clear()
+        changed.clear()
