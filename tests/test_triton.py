@@ -290,7 +290,7 @@ def test_the_kernels_compile_for_cuda_with_wide_loads_and_stores(weight, gradien
     types = {"float32": tl.float32, "bfloat16": tl.bfloat16, None: None}
     constants = {"WEIGHT": types[weight], "GRADIENT": types[gradient], "LR_ON_DEVICE": everything}
     constants |= dict.fromkeys(("MOMENTUM", "NESTEROV", "DECAY", "MAXIMIZE"), everything)
-    constants |= {"POWER": 4 if gradient is None else 1, "BLOCK": 4096}
+    constants |= {"POWER": 4 if gradient is None else 1, "BLOCK": ours._ELEMENTS_PER_BLOCK}
     constants |= {"COLUMNS": ours._COLUMNS, "SIZE": ours._SIZE}
     signature = {"table": "*i64", "thresholds": "*fp32", "block_row": "*i32", "block_start": "*i64"}
     signature |= {"rows": "i32", "lr": "*fp32" if everything else "fp32", "momentum": "fp32", "weight_decay": "fp32"}

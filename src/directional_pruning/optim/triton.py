@@ -17,7 +17,8 @@ from torch import Tensor
 __all__ = ["available", "update"]
 
 
-_ELEMENTS_PER_BLOCK = 4096
+# So that a thread needs some 80 registers, and several blocks share a multiprocessor, one loading while another stores.
+_ELEMENTS_PER_BLOCK = 2048
 _TENSORS_PER_BLOCK = 128
 # What native.h calls a row, and gather.c the types of its weights and gradients.
 _COLUMNS, _SIZE = 10, 6
