@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -184,7 +185,7 @@ def test_help_teaches(verb, capsys, monkeypatch):
         cli.main()
     assert not stopped.value.code
     text = capsys.readouterr().out
-    assert f"Usage: dirprune {verb}" in text
+    assert re.search(rf"Usage: .*dirprune {verb}", text)  # "python -m pytest" comes first where that runs the tests
     expected = {
         "train": [
             "--seed",
