@@ -214,6 +214,34 @@ def test_a_seed_run_twice_is_said_and_a_twin_trained_once_counts_for_all_setting
     assert second.twin_accuracy == (0.95, None, 1)
 
 
+def test_runs_are_found_at_any_depth_and_each_once(tmp_path, capsys, monkeypatch):
+    first = make_run(tmp_path / "runs/sweeps/vgg/seed1")
+    other = make_run(tmp_path / "runs/sweeps/vgg/seed2", seed=2)
+    (first / "sgd").mkdir()
+    (other / "sgd").symlink_to("../seed1/sgd", target_is_directory=True)
+    make_run(first / "tried/from-here", seed=3)  # what lies in a run belongs to it
+    make_run(tmp_path / "runs/digits", recipe="digits")
+    (tmp_path / "runs/loop").symlink_to(tmp_path / "runs", target_is_directory=True)
+    (tmp_path / "runs/best").symlink_to(make_run(tmp_path / "elsewhere", mu=0.7), target_is_directory=True)
+    (tmp_path / "runs/curve").mkdir()
+    (tmp_path / "runs/curve/config.json").write_text('{"between": ["a", "b"]}')
+    rows = comparison_rows([tmp_path / "runs", first])
+    assert [(row.recipe, row.mu, row.seeds) for row in rows] == [
+        ("digits", 0.6, 1), ("vgg16-cifar10", 0.6, 2), ("vgg16-cifar10", 0.7, 1),
+    ]  # fmt: skip
+    page = tmp_path / "page.html"
+    monkeypatch.setattr(sys, "argv", ["dirprune", "compare", str(tmp_path / "runs"), "--out", str(page)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    tables = [
+        line.strip() for line in capsys.readouterr().out.splitlines() if line.strip() in ("digits", CIFAR["recipe"])
+    ]
+    assert tables == ["digits", "vgg16-cifar10"]
+    assert re.findall(r"<h2>([^<]+)</h2>", page.read_text(encoding="utf-8")) == tables
+    with pytest.raises(FileNotFoundError, match="no run in the folders: they hold the way between two checkpoints"):
+        comparison_rows([tmp_path / "runs/curve"])
+
+
 def test_a_run_under_way_shows_its_zeros_so_far(tmp_path):
     make_run(tmp_path / "run", zeros=0.6, upto=300, finished=False)
     (row,) = comparison_rows([tmp_path / "run"])

@@ -16,7 +16,7 @@ __all__ = ["compare"]
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN", help="Folders of runs, or of sweeps: those with runs one level down."),
+        typer.Argument(metavar="RUN", help="Folders of runs, or folders that have runs below them, at any depth."),
     ],
     out: Annotated[
         Path | None,

@@ -15,7 +15,7 @@ from .text import ABOUT, duration, points
 
 
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:
-    """Write one page about these runs, and the runs in these sweep folders, finished or under way; its path.
+    """Write one page about these runs, and the runs below these folders, finished or under way; its path.
 
     Tables of the means over seeds beside the published figures, and the paper's pictures from these runs. The page
     holds all it shows, has no script and asks nothing of the network; the same runs give the same bytes.

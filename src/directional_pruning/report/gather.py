@@ -1,6 +1,6 @@
 """Runs in folders and sweeps, gathered into groups of one recipe, setting and protocol."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,15 @@ class Group:
 
 
 def gather(folders: Iterable[Path]) -> list[Group]:
-    """Read runs, and the runs in sweep folders, and group them; sorted, whatever the order of the folders.
+    """Read runs, and the runs below other folders, and group them; sorted, whatever the order of the folders.
 
     Raises:
         FileNotFoundError: for a folder that is not there, or holds no run.
         CorruptFileError: for a run that cannot be read.
     """
-    runs = [read_run(folder) for folder in _run_folders(folders)]
+    runs = [run for run in map(read_run, _run_folders(folders)) if "between" not in run.config]
+    if not runs:
+        raise FileNotFoundError("no run in the folders: they hold the way between two checkpoints")
     gathered: dict[tuple[Any, ...], list[Run]] = {}
     twins: dict[tuple[Any, ...], dict[str, Run]] = {}
     for run in sorted(runs, key=lambda run: (run.name, *run.setting, _protocol(run), seed_of(run).zfill(10))):
@@ -89,15 +91,25 @@ def seed_of(run: Run) -> str:
 
 
 def _run_folders(folders: Iterable[Path]) -> list[Path]:
-    """The run folders among these and one level below, each once, in the order of their names."""
+    """The run folders among these and below them, each once, in the order of their names."""
     found: dict[Path, Path] = {}
     for folder in folders:
-        below = [path.parent for path in folder.glob("*/config.json")]
-        if folder.is_dir() and not below and not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"no run in the folder (no config.json, nor one a level below): {folder}")
-        single = (folder / "config.json").is_file() or not below
-        found |= {run.resolve(): run for run in ([folder] if single else below)}
+        runs = list(_runs_in(folder))
+        if not runs:
+            raise FileNotFoundError(f"no run in the folder (no config.json in it or below): {folder}")
+        found |= {run.resolve(): run for run in runs}
     return [found[path] for path in sorted(found)]
+
+
+def _runs_in(folder: Path) -> Iterator[Path]:
+    """The folder, where it is a run or missing; else the runs below it at any depth."""
+    if (folder / "config.json").is_file() or not folder.is_dir():
+        yield folder
+        return
+    for below in folder.iterdir():
+        # A link to anything but a run may lead back here.
+        if (below / "config.json").is_file() or (below.is_dir() and not below.is_symlink()):
+            yield from _runs_in(below)
 
 
 def _protocol(run: Run) -> tuple[Any, ...]:
