@@ -175,6 +175,8 @@ def test_rows_are_means_over_seeds_beside_the_papers(tmp_path):
         ({"paper_protocol": False}, "part of the training images held out for validation; the paper trains on all"),
         ({"lr": 0.05}, "lr 0.05, the paper's is 0.1"),
         ({"momentum": 0.9}, "momentum 0.9, the paper's is 0"),
+        ({"training_images": 49_999, "test_images": 10_000}, "other data: 49,999 images to train and validate, 10,000"),
+        ({"training_images": 50_000, "test_images": 26_032}, "other data: 50,000 images to train and validate, 26,032"),
         ({"mu": 0.66}, "not a setting of the paper"),
         ({"mu": 0.7}, "the paper: nine seeds: the tenth diverged and is left out"),
         ({"finished": False, "upto": 7}, "1 of 1 runs not finished (gRDA at epoch 7 of 600)"),
@@ -188,6 +190,22 @@ def test_what_departs_from_the_paper_is_said_in_the_table(tmp_path, changes, fla
     assert len(row.flags) == 1
     page = write_comparison([tmp_path / "run"], tmp_path / "page.html").read_text(encoding="utf-8")
     assert escape(row.flags[0]) in page
+
+
+def test_the_papers_own_data_are_not_said_to_be_others(tmp_path):
+    images = {"training_images": 50_000, "test_images": 10_000}
+    make_run(tmp_path / "whole", **images)
+    make_run(tmp_path / "part", samples=5000, **images | {"training_images": 10_000})
+    assert [row.flags for row in comparison_rows([tmp_path])] == [(), ("trained on a subset: 5,000 images",)]
+
+
+def test_runs_on_different_data_are_not_averaged(tmp_path):
+    make_run(tmp_path / "a", training_images=50_000, test_images=10_000)
+    make_run(tmp_path / "b", training_images=73_257, test_images=10_000, seed=2)
+    make_run(tmp_path / "c", test_images=10_000, seed=3)
+    assert [row.label for row in comparison_rows([tmp_path])] == [
+        f"μ 0.6, {count} training images" for count in ("unknown", "50000", "73257")
+    ]
 
 
 def test_runs_of_different_protocols_are_not_averaged(tmp_path):

@@ -1,5 +1,6 @@
 """The paper's recipes from end to end, on a few images that the tests make."""
 
+import html
 import json
 import subprocess
 import sys
@@ -11,7 +12,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from directional_pruning.training import RECIPES, create_run, evaluate, load_run, move_run, train_run, variants
+from directional_pruning.training import (
+    RECIPES,
+    create_folder,
+    create_run,
+    evaluate,
+    load_run,
+    move_run,
+    sweep_runs,
+    train_run,
+    variants,
+)
 from directional_pruning.training.export import export_run
 
 CPU = torch.device("cpu")
@@ -41,7 +52,8 @@ def test_the_command_trains_the_papers_vgg16_and_puts_the_paper_beside_it(cifar,
     command = [DIRPRUNE, "train", "vgg16-cifar10", *map(str, flags)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    for said in ("paper, 10 seeds", "90.82% / 90.86%", "90.48%", "15,245,130 parameters"):
+    other = "other data: 60 images to train and validate, 20 to test; the paper's are 50,000 and 10,000"
+    for said in ("paper, 10 seeds", "90.82% / 90.86%", "90.48%", "15,245,130 parameters", f"beside the paper: {other}"):
         assert said in done.stdout
     run = tmp_path / "run"
     config = json.loads((run / "config.json").read_text())
@@ -56,12 +68,23 @@ def test_the_command_trains_the_papers_vgg16_and_puts_the_paper_beside_it(cifar,
         assert line["validation_accuracy"] == summary[line["network"]]["test_accuracy"]
     page = (run / "report.html").read_text()
     assert "The paper" in page
+    assert html.escape(other) in page
     # Of the weights alone, which need no data.
     cifar.rename(cifar.with_name("away"))
     try:
         assert export_run(run, "sparse", out=tmp_path / "small.safetensors").stat().st_size > 0
     finally:
         cifar.with_name("away").rename(cifar)
+
+
+@pytest.mark.parametrize("mus", [[0.6], [0.6, 0.7]])
+def test_every_run_notes_the_images_of_its_data_held_out_ones_too(cifar, tmp_path, mus):
+    recipes = variants("vgg16-cifar10", {"data": str(cifar)}, {"mu": mus})
+    splits = recipes[0].splits(CPU)
+    assert len(splits.train) == 54
+    folder = create_folder(tmp_path / "runs", recipes, CPU, splits)
+    configs = [json.loads((run / "config.json").read_text()) for run in sweep_runs(folder)]
+    assert [(config["training_images"], config["test_images"]) for config in configs] == [(60, 20)] * len(mus)
 
 
 def run_of(folder, name, **changes):

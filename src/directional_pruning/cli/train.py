@@ -159,7 +159,7 @@ def train(
         chosen.check(splits)
         for run in sweep_runs(resume) if resume and (values or device != "auto") and processes.first else ():
             move_run(run, place, **values)
-        folder = resume or processes.share(create_folder(out, wanted, place) if processes.first else None)
+        folder = resume or processes.share(create_folder(out, wanted, place, splits) if processes.first else None)
     except FileExistsError as error:
         there = error.filename
         stop(f"{there} exists; give another --out, or go on with --resume {quote(str(there))}", 2)

@@ -14,6 +14,8 @@ _PROTOCOL: dict[str, str] = {
     "lr": "rate {}",
     "batch_size": "batch {}",
     "samples": "{} samples",
+    "training_images": "{} training images",
+    "test_images": "{} test images",
     "paper_protocol": "paper protocol {}",
     "model": "{}",
     "accumulate": "batches in {} parts",
@@ -23,6 +25,7 @@ _PROTOCOL: dict[str, str] = {
     "label_smoothing": "smoothing {}",
     "precision": "{}",
 }
+_MISSING = {"samples": "all", "training_images": "unknown", "test_images": "unknown"}
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def _labels(run: Run, runs: Sequence[Run]) -> tuple[str, str]:
     words = []
     for at, (key, form) in enumerate(_PROTOCOL.items()):
         if len({_protocol(other)[at] for other in others}) > 1:
-            words.append(form.format(run.config.get(key) or ("all" if key == "samples" else 0)))
+            words.append(form.format(run.config.get(key) or _MISSING.get(key, 0)))
     return f"{strength}μ {run.setting[1]:g}", ", ".join(words)
 
 

@@ -56,6 +56,8 @@ class Published:
     recipe: str
     beyond: bool
     parameters: int
+    images: tuple[int, int]
+    """Of the training data and of the test data."""
     epochs: int
     protocol: Mapping[str, float | str]
     """Network, batch size, rate and the like, under their names in ``config.json``."""
@@ -98,6 +100,7 @@ def published(recipe: str) -> Published | None:
         recipe=recipe.removesuffix(_MODERN),
         beyond=recipe.endswith(_MODERN),
         parameters=record["parameters"],
+        images=tuple(record["images"]),
         epochs=record["epochs"],
         protocol=record["protocol"],
         twin=_setting(record["twin"]) if "twin" in record else None,

@@ -58,7 +58,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         raise FileNotFoundError(f"not a run folder (no config.json): {folder}")
     config = _read_object(folder / "config.json")
     _section(config, "versions", f"{folder / 'config.json'}")
-    for key in ("c", "mu", "lr", "epochs", "batch_size", "samples"):
+    for key in ("c", "mu", "lr", "epochs", "batch_size", "samples", "training_images", "test_images"):
         _number(config.get(key), f"{folder / 'config.json'}: {key}")
     name = str(config.get("recipe") or folder.resolve().name)
     metrics, diverged = _read_metrics(folder / "metrics.jsonl")

@@ -120,6 +120,10 @@ def protocol_flags(config: Mapping[str, Any], known: Published) -> list[str]:
         flags.append(f"{short}{epochs} epochs, the paper's runs have {known.epochs}")
     if (config.get("samples") or 0) > 0:
         flags.append(f"trained on a subset: {config['samples']:,} images")
+    train, test = config.get("training_images"), config.get("test_images")
+    if train and test and (test != known.images[1] or not (config.get("samples") or train == known.images[0])):
+        theirs = "the paper's are {:,} and {:,}".format(*known.images)
+        flags.append(f"other data: {train:,} images to train and validate, {test:,} to test; {theirs}")
     if not known.beyond:
         for key, theirs in known.protocol.items():
             if config.get(key, theirs) != theirs:

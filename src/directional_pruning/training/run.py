@@ -34,8 +34,8 @@ NETWORKS = ("sgd", "grda")
 OnEpoch = Callable[[str, dict[str, Any]], None]
 
 
-def create_run(folder: Path, recipe: Recipe, device: torch.device) -> None:
-    """Make the run's folder and write ``config.json``, all that :func:`train_run` needs.
+def create_run(folder: Path, recipe: Recipe, device: torch.device, **noted: int) -> None:
+    """Make the run's folder and write ``config.json``, all that :func:`train_run` needs, and what else is ``noted``.
 
     Raises:
         FileExistsError: where the folder exists: a run is never written over another.
@@ -52,6 +52,7 @@ def create_run(folder: Path, recipe: Recipe, device: torch.device) -> None:
         "recipe": recipe.name,
         "command": f"dirprune train {recipe.name} {' '.join(flags)} --device {device}",
         **hyperparameters,
+        **noted,
         "versions": {
             "directional-pruning": version("directional-pruning"),
             "torch": torch.__version__,

@@ -27,10 +27,10 @@ __all__ = ["create_sweep", "prepare_torch", "sweep_runs", "train_sweep"]
 OnEpoch = Callable[[Path, str, dict[str, Any]], None]
 
 
-def create_sweep(folder: Path, recipes: Sequence[Recipe], device: torch.device) -> None:
+def create_sweep(folder: Path, recipes: Sequence[Recipe], device: torch.device, **noted: int) -> None:
     """Make a folder that holds a run for each recipe; those that differ in c and mu alone share one dense twin.
 
-    The folder of a shared twin is a symbolic link to that of the first run with it.
+    The folder of a shared twin is a symbolic link to that of the first run with it. What is ``noted`` each run holds.
 
     Raises:
         FileExistsError: where the folder exists.
@@ -40,7 +40,7 @@ def create_sweep(folder: Path, recipes: Sequence[Recipe], device: torch.device) 
     names = []
     for recipe in recipes:
         run = folder / f"seed{recipe.seed}-c{recipe.c}-mu{recipe.mu}"
-        create_run(run, recipe, device)
+        create_run(run, recipe, device, **noted)
         alike = tuple(replace(recipe, c=0.0, mu=0.5).hyperparameters().items())
         if alike in twins:
             (run / "sgd").symlink_to(os.path.relpath(twins[alike], run), target_is_directory=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..data import Splits, TextSplits
 from .paper import RECIPES
 from .recipes import Recipe
 from .run import create_run
@@ -51,11 +52,14 @@ def variants(
     return [replace(base, seed=seed, c=c, mu=mu) for seed, (c, mu) in chosen]
 
 
-def create_folder(out: Path | None, recipes: Sequence[Recipe], device: torch.device) -> Path:
+def create_folder(
+    out: Path | None, recipes: Sequence[Recipe], device: torch.device, splits: Splits | TextSplits | None = None
+) -> Path:
     """Make the folder of a run, or of a sweep of several, and return it.
 
     Without ``out`` it is ``runs/NAME-seedN`` or ``runs/NAME-sweep``, or the first of ``-2``, ``-3``, ... that is not
-    there. A run that ``torchrun`` starts again has its folder already.
+    there. A run that ``torchrun`` starts again has its folder already. Of ``splits``, the data, the number of images is
+    noted, which tells whether they can be the paper's.
 
     Raises:
         FileExistsError: where ``out`` is there.
@@ -74,8 +78,12 @@ def create_folder(out: Path | None, recipes: Sequence[Recipe], device: torch.dev
         known = [folder for folder in (out, *reversed(taken)) if (folder / "config.json").exists()]
         if known:
             return known[0]
+    noted = {}
+    if splits is not None and first.files:
+        held = 0 if first.paper_protocol else len(splits.validation)
+        noted = {"training_images": len(splits.train) + held, "test_images": len(splits.test)}
     if alone:
-        create_run(out, first, device)
+        create_run(out, first, device, **noted)
     else:
-        create_sweep(out, recipes, device)
+        create_sweep(out, recipes, device, **noted)
     return out
