@@ -302,6 +302,22 @@ def test_shortened_and_held_out_runs_are_drawn_over_the_share_of_training_and_na
     assert lines_of(figure, dashed=True)[COLOURS["sgd"]][0, 0] == pytest.approx(1 / 6)
 
 
+@pytest.mark.parametrize(("others", "end"), [((), 2.2), ((20,), 5.5)])
+def test_the_axis_ends_soon_after_what_ours_have_reached_and_the_papers_curves_with_it(tmp_path, others, end):
+    make_run(tmp_path / "run", upto=2, finished=False)
+    for epochs in others:  # beside trainings of another length the axis is the share of training
+        make_run(tmp_path / "other", epochs=epochs, upto=1, finished=False)
+    for draw in (accuracy_over_training, loss_over_training, zeros_over_training, norm_ratio_over_training):
+        figure = draw(gather([tmp_path]))
+        assert figure.axes[0].get_xlim() == pytest.approx((0, end))
+        for theirs in lines_of(figure, dashed=True).values():
+            assert (theirs[:-1, 0] < end).all()
+            assert theirs[-1, 0] >= end  # the line leads out of the picture
+    lowest, highest = accuracy_over_training(gather([tmp_path / "run"])).axes[0].get_ylim()
+    assert lowest < 0.3
+    assert highest < 60
+
+
 def test_accuracy_against_zeros_has_our_points_the_papers_and_the_other_methods(tmp_path):
     make_run(tmp_path / "run", recipe="resnet50-imagenet", mu=0.55, c=0.005, zeros=0.9, accuracy=0.74, epochs=150)
     axes = accuracy_against_zeros(gather([tmp_path])).axes[0]

@@ -439,6 +439,16 @@ def test_a_run_of_the_papers_setting_under_way_shows_what_is_published(tmp_path)
     assert "One run of resnet50-imagenet" in text
 
 
+def test_the_axis_ends_soon_after_the_last_epoch_there_is():
+    lines = [*epochs("sgd", 2, epochs=600, norm_ratio=3e-4)]
+    for draw in (loss_figure, accuracy_figure, sparsity_figure, schedule_figure):
+        assert draw(lines).axes[0].get_xlim() == pytest.approx((0, 2.2))
+    axes = norm_ratio_figure(lines, "vgg16-cifar10", 0.0005, 0.51).axes[0]
+    assert axes.get_xlim() == pytest.approx((0, 2.2))
+    dashed = [line.get_xdata().tolist() for line in axes.lines if line.get_linestyle() == "--"]
+    assert dashed == [[0, 1, 5]] * 2
+
+
 def test_the_published_norm_ratio_is_drawn_to_the_runs_length():
     axes = norm_ratio_figure([*epochs("grda", norm_ratio=6e-4)], "vgg16-cifar10", 0.0005, 0.51).axes[0]
     dashed = [line.get_xydata()[-1].tolist() for line in axes.lines if line.get_linestyle() == "--"]

@@ -169,10 +169,26 @@ def curves_of(
     return curves
 
 
-def last_epoch(metrics: Sequence[Record]) -> float:
-    """Where the axis ends: at the planned epoch if it is known."""
+def planned_epochs(metrics: Sequence[Record]) -> float:
+    """The length of training, or what there is of it where that is not known."""
     planned = [float(record.get("epochs") or 0) for record in metrics]
     return max([record["epoch"] for record in metrics] + [epochs for epochs in planned if math.isfinite(epochs)] + [1])
+
+
+def last_epoch(metrics: Sequence[Record]) -> float:
+    """Where the axis ends: with training, or soon after what there is of it."""
+    return end_of_axis(planned_epochs(metrics), max([record["epoch"] for record in metrics] + [1]))
+
+
+def end_of_axis(planned: float, reached: float) -> float:
+    """Where an axis of epochs ends, so that a few of many can be read."""
+    return min(planned, 1.1 * reached)
+
+
+def cut(curve: Curve, end: float) -> Curve:
+    """The curve up to the end of the axis, and the point behind it, to which the line leads."""
+    kept = np.searchsorted(curve.epochs, end) + 1
+    return curve._replace(epochs=curve.epochs[:kept], values=curve.values[:kept])
 
 
 def range_of(values: Iterable[np.ndarray]) -> tuple[float, float]:

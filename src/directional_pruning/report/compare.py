@@ -127,7 +127,7 @@ def _captions(
     )
     return {
         "accuracy": (
-            f"Accuracy on {data}. The first fifth of training may lie below the picture. {seeds}",
+            f"Accuracy on {data}. The first fifth may lie below the picture. {seeds}",
             f"Accuracy over training for each setting. {ends}.",
         ),
         "training-accuracy": (

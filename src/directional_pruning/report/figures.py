@@ -21,11 +21,13 @@ from .canvas import (
     STEPS,
     Curve,
     curves_of,
+    cut,
     draw,
     last_epoch,
     new_figure,
     note,
     panel,
+    planned_epochs,
     range_of,
     styled,
 )
@@ -126,18 +128,18 @@ def norm_ratio_figure(metrics: Records, recipe: str = "", c: float = math.nan, m
         return None
     figure = new_figure()
     axes = panel(figure, "‖w‖₂ / ‖w‖₁ × 1000")
-    end, known = last_epoch(metrics), published(recipe)
+    planned, end, known = planned_epochs(metrics), last_epoch(metrics), published(recipe)
     rows = {"sgd": known.twin, "grda": known.setting(c, mu)} if known else {}
     drawn = {network: row.curves["norm_ratio"] for network, row in rows.items() if row and "norm_ratio" in row.curves}
     for network, (epochs, values) in drawn.items():
-        scale = end / known.epochs if known else 1.0
-        curves.append(Curve(COLOURS[network], "", epochs * scale, values * 1000, dashed=True))
+        scale = planned / known.epochs if known else 1.0
+        curves.append(cut(Curve(COLOURS[network], "", epochs * scale, values * 1000, dashed=True), end))
     highest = range_of(curve.values for curve in curves)[1]
     axes.set_ylim(0, 1.08 * highest or 1)
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
     draw(axes, curves, end, lambda value: decimal(value, 3))
     if known and drawn:
-        said = "" if end == known.epochs else f", {known.epochs} epochs"
+        said = "" if planned == known.epochs else f", {known.epochs} epochs"
         note(axes, f"dashed: the paper{said}", (1, 1), (0, 12), ha="right", color=MUTED)
     return figure
 

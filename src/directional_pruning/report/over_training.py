@@ -15,7 +15,9 @@ from .canvas import (
     SETTINGS,
     STEPS,
     Curve,
+    cut,
     draw,
+    end_of_axis,
     new_figure,
     note,
     panel,
@@ -156,7 +158,9 @@ def _over_training(
     known, shares = groups[0].known, in_shares(groups)
     figure = new_figure(max(HEIGHT, 90 + 28 * len(names)))
     axes = panel(figure, label, right=max(86, 6.6 * max(map(len, names)) + 16))
-    end = 100.0 if shares else float(groups[0].config.get("epochs") or max(curve.epochs[-1] for curve in curves))
+    reached = max(curve.epochs[-1] for curve in curves if curve.name)
+    end = end_of_axis(100.0 if shares else float(groups[0].config.get("epochs") or reached), reached)
+    curves = [cut(curve, end) for curve in curves]
     prepare(axes, curves, end)
     draw(axes, curves, end, write)
     if axes.get_yscale() == "log":
