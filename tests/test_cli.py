@@ -205,6 +205,22 @@ def test_help_teaches(verb, capsys, monkeypatch):
     assert all(option in text for option in expected[verb])
 
 
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("wrn28x10-cifar100", "$DIRPRUNE_DATA, or else the original archive, downloaded once"),
+        ("resnet50-imagenet-modern", "$DIRPRUNE_DATA; nothing is downloaded"),
+        ("digits", "always the same; nothing is downloaded"),
+    ],
+)
+def test_recipes_say_where_data_are_taken_from(capsys, monkeypatch, recipe, said):
+    monkeypatch.delenv("DIRPRUNE_DATA", raising=False)
+    monkeypatch.setattr(sys, "argv", ["dirprune", "recipes", recipe])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("data =")] == [f"data = {said}"]
+
+
 def test_recipes_lists_and_shows(capsys, monkeypatch):
     for args, text in ((["recipes"], "digits: "), (["recipes", "digits"], "c = 0.01\n")):
         monkeypatch.setattr(sys, "argv", ["dirprune", *args])

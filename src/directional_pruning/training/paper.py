@@ -39,17 +39,26 @@ def _cifar(load: Callable[..., Splits], device: torch.device, recipe: Recipe) ->
 
 
 def _cifar10(device: torch.device, recipe: Recipe) -> Splits:
-    """CIFAR-10, random crops of 32 from 4 pixels of padding and random flips; pixels in [0, 1]."""
+    """CIFAR-10, random crops of 32 from 4 pixels of padding and random flips; pixels in [0, 1].
+
+    $DIRPRUNE_DATA, or else the original archive, downloaded once.
+    """
     return _cifar(cifar10, device, recipe)
 
 
 def _cifar100(device: torch.device, recipe: Recipe) -> Splits:
-    """CIFAR-100, random crops of 32 from 4 pixels of padding and random flips; pixels in [0, 1]."""
+    """CIFAR-100, random crops of 32 from 4 pixels of padding and random flips; pixels in [0, 1].
+
+    $DIRPRUNE_DATA, or else the original archive, downloaded once.
+    """
     return _cifar(cifar100, device, recipe)
 
 
 def _imagenet(device: torch.device, recipe: Recipe) -> Splits:
-    """ImageNet or other photographs, random resized crops of 224 and random flips; pixels in [0, 1]."""
+    """ImageNet or other photographs, random resized crops of 224 and random flips; pixels in [0, 1].
+
+    $DIRPRUNE_DATA; nothing is downloaded.
+    """
     return photos(device, classes=recipe.num_classes, workers=recipe.workers, **_options(recipe))
 
 

@@ -181,11 +181,13 @@ class Recipe:
     def describe(self) -> dict[str, str]:
         """What else there is to know of a recipe, in words."""
         prepared = f" minus {self.mean} over {self.std}" if self.mean else ""
+        elsewhere = (self.dataset.__doc__ or "").partition("\n\n")[2].strip().rstrip(".")
         return {
             "optimizer": f"{self.optimizer_name}, and the same made to prune",
             "rate": _first_line(self.schedule),
             "not pruned": ", ".join(self.skip) or "nothing: every parameter is",
             "dataset": _first_line(self.dataset) + prepared,
+            "data": self.data or elsewhere or "always the same; nothing is downloaded",
             "settings of the paper (c, mu)": ", ".join(f"({c}, {mu})" for c, mu in self.settings) or "none",
         }
 
