@@ -205,6 +205,20 @@ def test_help_teaches(verb, capsys, monkeypatch):
     assert all(option in text for option in expected[verb])
 
 
+@pytest.mark.parametrize(("rank", "waits"), [("0", []), ("3", [10])])
+def test_a_process_of_torchrun_waits_for_the_first_to_speak_and_then_says_what_it_met_alone(
+    capsys, monkeypatch, rank, waits
+):
+    waited = []
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setattr(sys, "argv", ["dirprune", "recipes", "nothing"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert (stopped.value.code, waited) == (2, waits)
+    assert capsys.readouterr().err.startswith("dirprune: unknown recipe: nothing")
+
+
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [

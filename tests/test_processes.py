@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,11 +119,26 @@ def test_a_killed_worker_is_started_again_and_the_end_is_bit_identical(tmp_path)
     [
         (("digits", "--mu", ".6", ".7"), "under torchrun all processes train one run together"),
         (("digits", "--batch-size", "63", "--epochs", "1"), "invalid batch_size: 63 (must be a multiple of the 2"),
+        (("nothing",), "unknown recipe: nothing"),
+        (("vgg16-cifar10", "--data", "gone"), "{cwd}/gone does not exist"),
+        (("--resume", "gone"), "gone/config.json: No such file or directory"),
     ],
 )
-def test_what_processes_cannot_do_together_is_said(tmp_path, args, message):
+def test_what_processes_cannot_do_is_said_once(tmp_path, args, message):
     code, out, err = run(TORCHRUN, *args, cwd=tmp_path)
     assert code != 0
-    assert f"dirprune: {message}" in err
+    assert f"dirprune: {message.format(cwd=tmp_path)}" in err
+    assert err.count("dirprune: ") == 1
+    assert err.count("Traceback (most recent call last)") == 1  # torchrun's own
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_diverges_is_reported_by_the_first_and_ends_with_its_code(tmp_path):
+    flags = ("digits", "--epochs", 2, "--lr", 1e30, "--out", "run", "-q")
+    code, _, err = run(TORCHRUN, *flags, cwd=tmp_path)
+    assert code == 1
+    assert err.count("dirprune: training diverged, ") == 1
+    # Another process that failed would have the first one ended while it writes.
+    assert re.search(r"Root Cause.*\n.*\n.*\n.*\n *rank +: 0 .*\n *exitcode +: 1 ", err)
+    assert (tmp_path / "run" / "report.html").exists()

@@ -1,6 +1,8 @@
 """The command's frame: what every verb shares, and how it ends."""
 
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -40,6 +42,9 @@ def main() -> None:
         stop(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         stop("stopped", 130)
+    except RuntimeError:  # as when the first process has ended, and with it the connection
+        _let_the_first_speak()
+        raise
 
 
 _SEVERAL = ("--seed", "--seeds", "--c", "--mu")
@@ -74,8 +79,20 @@ def _is_number(text: str) -> bool:
 def stop(message: str, code: int) -> NoReturn:
     """End the command with one line on standard error, where there is something to say."""
     if message:
+        if code != 130:
+            _let_the_first_speak()
         print(f"dirprune: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)
+
+
+def _let_the_first_speak() -> None:
+    """Wait, unless this is the first of the processes that ``torchrun`` started on a machine.
+
+    When the first has failed, for this reason or another, ``torchrun`` ends the rest, so that one line says it. Who is
+    still there after the wait has failed alone.
+    """
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(10)
 
 
 def _version(wanted: bool) -> None:

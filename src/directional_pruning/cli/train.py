@@ -174,7 +174,7 @@ def train(
         what = f"{str(error) or 'stopped'}; go on with: dirprune train --resume {quote(str(folder))}"
         stop(what if processes.first else "", 130 if isinstance(error, KeyboardInterrupt) else 1)
     if not processes.first:
-        stop("", 1 if diverged else 0)
+        stop("", 0)  # a failure here would make torchrun end the first one while it writes
     pages = {run: write_report(run) for run in runs}
     # Folders not by Rich, which would read markup into their names.
     if len(runs) > 1:
