@@ -74,6 +74,19 @@ def test_a_recipe_is_section_4(name):
     assert [len(group["params"]) for group in optimizer.param_groups] == [2]
 
 
+@pytest.mark.parametrize("name", ["vgg16-cifar10", "wrn28x10-cifar10", "wrn28x10-cifar100"])
+def test_rate_and_steps_of_a_recipe_end_at_the_published_thresholds(name):
+    recipe, steps = RECIPES[name](), 391  # of an epoch of 50,000 images
+    for row in filter(lambda row: row.threshold, published(name).settings):
+        threshold = sum(
+            row.c
+            * (recipe.lr * recipe.schedule(epoch, recipe.epochs)) ** (0.5 + row.mu)
+            * (((epoch + 1) * steps) ** row.mu - (epoch * steps) ** row.mu)
+            for epoch in range(recipe.epochs)
+        )
+        assert threshold == pytest.approx(row.threshold, rel=0.006)
+
+
 def test_the_rate_of_imagenet_drops_at_epoch_140():
     rates = [0.1 * drop_schedule(epoch, 150) for epoch in range(150)]
     assert rates == [0.1] * 140 + [pytest.approx(0.01)] * 10

@@ -413,6 +413,7 @@ def test_a_run_of_a_published_setting_stands_beside_the_paper(tmp_path):
         "+8.42",
         "90.82 % ± 0.18",
         "+8.71",
+        "Threshold at the end 0.0223 0.04 –",
     ):
         assert said in table
     assert "shortened: 4 epochs" in table

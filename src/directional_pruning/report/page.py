@@ -116,7 +116,7 @@ def _paper(run: Run) -> tuple[str, str, str]:
     row = known.setting(*run.setting) if known else None
     if known is None or row is None:
         return "", "", ""
-    lines = ""
+    rows = []
     stats = paper_stats(known, row)
     for label, network, key, theirs in (
         ("Zeros, all parameters", "grda", "sparsity_all", stats["sparsity_all"]),
@@ -126,8 +126,13 @@ def _paper(run: Run) -> tuple[str, str, str]:
         if theirs is not None:
             value = (run.summary.get(network) or {}).get(key)
             here = ("–", "–") if value is None else (percent(value, 2), points(value - theirs.mean))
-            cells = "".join(f"<td>{cell}</td>" for cell in (mean_and_deviation(theirs), *here))
-            lines += f'<tr><th scope="row">{label}</th>{cells}</tr>\n'
+            rows.append((label, mean_and_deviation(theirs), *here))
+    if row.threshold is not None:
+        last = run.of("grda")[-1].get("threshold") if run.summary and run.of("grda") else None
+        rows.append(("Threshold at the end", decimal(row.threshold), "–" if last is None else decimal(last), "–"))
+    lines = ""
+    for label, *cells in rows:
+        lines += f'<tr><th scope="row">{label}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>\n'
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("the paper", "this run", "difference, points"))
     table = f'<table class="results">\n<thead><tr><td></td>{heads}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table>'
     seeds = "one run" if row.seeds == 1 else f"mean ± sample standard deviation of {row.seeds} seeds"

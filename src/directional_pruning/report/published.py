@@ -35,6 +35,7 @@ class Setting:
     sparsity_std: float | None = None
     test_accuracy_std: float | None = None
     threshold: float | None = None
+    """At the end of training."""
     note: str = ""
     curves: Mapping[str, Series] = field(default_factory=dict)
     """By name: ``train_loss``, ``train_accuracy``, ``test_accuracy``, ``sparsity``, ``norm_ratio``; over epochs."""
@@ -45,7 +46,6 @@ class Layers:
     """Zeros of each layer's weights under several methods."""
 
     names: tuple[str, ...]
-    totals: tuple[int, ...]
     methods: Mapping[str, np.ndarray]
 
 
@@ -95,7 +95,7 @@ def published(recipe: str) -> Published | None:
     layers = record.get("layers")
     if layers is not None:
         methods = {name: np.array(zeros) for name, zeros in layers["methods"].items()}
-        layers = Layers(tuple(layers["names"]), tuple(layers["totals"]), methods)
+        layers = Layers(tuple(layers["names"]), methods)
     return Published(
         recipe=recipe.removesuffix(_MODERN),
         beyond=recipe.endswith(_MODERN),
