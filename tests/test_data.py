@@ -7,6 +7,7 @@ import random
 import shutil
 import sys
 import tarfile
+import tracemalloc
 import urllib.error
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from PIL import Image
 from directional_pruning.data import Images, Windows, cifar10, cifar100, photos
 from directional_pruning.data import download as download_module
 from directional_pruning.data import images as images_module
+from directional_pruning.data.folder import Folder
 from directional_pruning.data.order import hold_out, shares, stratified
 from directional_pruning.data.parquet import Shards
 from directional_pruning.data.pixels import crop_box, decode
@@ -675,6 +677,22 @@ def test_photos_of_folders_and_parquet_are_the_same(folders, parquet):
         for s in (left, right)
     ]
     assert pairs[0] == pairs[1]
+
+
+def test_a_folder_keeps_little_more_than_the_names_of_its_files(tmp_path):
+    paths = [tmp_path / "cat" / "a" / "Käse 1.png", *(tmp_path / "cat" / f"{i:04}.png" for i in range(1000))]
+    paths = [*sorted(paths), tmp_path / "dog" / "x.jpeg"]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    Folder(tmp_path, ["cat", "dog"])  # what is imported or cached once does not count
+    tracemalloc.start()
+    found = Folder(tmp_path, ["cat", "dog"])
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 40 * len(paths)
+    assert [found.encoded(i) for i in range(len(found))] == paths
+    assert found.name(len(found) - 1) == str(paths[-1])
 
 
 @pytest.mark.parametrize("kind", ["folders", "parquet"])

@@ -1,8 +1,10 @@
 """Images in folders, one folder a class."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 __all__ = ["Folder", "class_names"]
@@ -37,7 +39,8 @@ class Folder:
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         known = {name: number for number, name in enumerate(names)}
-        self.files: list[Path] = []
+        self.folder = folder
+        files: list[np.ndarray] = []
         labels: list[int] = []
         for name in class_names(folder):
             if name not in known:
@@ -45,8 +48,10 @@ class Folder:
             found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _ENDINGS)
             if not found:
                 raise FileNotFoundError(f"{folder / name} has no images")
-            self.files += found
+            # One array of bytes: a path each would fill every worker's memory.
+            files.append(np.array([os.fsencode(path.relative_to(folder)) for path in found]))
             labels += [known[name]] * len(found)
+        self._files = np.concatenate(files)
         self.labels = torch.tensor(labels, dtype=torch.int64)
         # Any order is as good: files are read one by one.
         self.groups = torch.zeros(len(labels), dtype=torch.int64)
@@ -56,8 +61,8 @@ class Folder:
 
     def name(self, index: int) -> str:
         """What an error calls an image."""
-        return str(self.files[index])
+        return str(self.encoded(index))
 
     def encoded(self, index: int) -> Path:
         """The image file."""
-        return self.files[index]
+        return self.folder / os.fsdecode(self._files[index])
