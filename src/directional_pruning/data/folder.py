@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 __all__ = ["Folder", "class_names"]
@@ -40,7 +39,8 @@ class Folder:
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         known = {name: number for number, name in enumerate(names)}
         self.folder = folder
-        files: list[np.ndarray] = []
+        names_of_classes: list[bytes] = []
+        lengths: list[int] = [0]
         labels: list[int] = []
         for name in class_names(folder):
             if name not in known:
@@ -48,10 +48,13 @@ class Folder:
             found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _ENDINGS)
             if not found:
                 raise FileNotFoundError(f"{folder / name} has no images")
-            # One array of bytes: a path each would fill every worker's memory.
-            files.append(np.array([os.fsencode(path.relative_to(folder)) for path in found]))
+            # All names one after the other: a path each would fill every worker's memory.
+            encoded = [os.fsencode(path.relative_to(folder)) for path in found]
+            names_of_classes.append(b"".join(encoded))
+            lengths += map(len, encoded)
             labels += [known[name]] * len(found)
-        self._files = np.concatenate(files)
+        self._names = b"".join(names_of_classes)
+        self._ends = torch.tensor(lengths).cumsum(0)
         self.labels = torch.tensor(labels, dtype=torch.int64)
         # Any order is as good: files are read one by one.
         self.groups = torch.zeros(len(labels), dtype=torch.int64)
@@ -65,4 +68,5 @@ class Folder:
 
     def encoded(self, index: int) -> Path:
         """The image file."""
-        return self.folder / os.fsdecode(self._files[index])
+        begin, end = self._ends[index : index + 2].tolist()
+        return self.folder / os.fsdecode(self._names[begin:end])
