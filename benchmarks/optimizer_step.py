@@ -13,8 +13,9 @@ The optimizers take turns, round by round, so that a machine whose speed drifts 
 - on CUDA the median of the step replayed as a CUDA graph, where the optimizer can be captured;
 - with ``--compile``, for rows with a step under ``torch.compile``, the seconds of its first call.
 
-PAT is torchao's pruning optimizer, measured where torchao is installed. Where the baseline's median is more than twice
-its minimum, something else is running, and the figures say little.
+GRDA alone uses the kernels, "for-loop" goes tensor by tensor through torch's operations. PAT is torchao's pruning
+optimizer, measured where torchao is installed. Where the baseline's median is more than twice its minimum, something
+else is running, and the figures say little.
 """
 
 import argparse
@@ -96,9 +97,12 @@ ROWS = {
     "SGD(momentum, fused)": Row(lambda p: SGD(p, lr=1e-6, momentum=0.9, fused=True), 5, 0, captured=True),
     "SGD(fused)": Row(lambda p: SGD(p, lr=1e-6, fused=True), 3, 0, captured=True),
     "SGD": Row(lambda p: SGD(p, lr=1e-6), 3, 0, captured=True),
+    "SGD(momentum)": Row(lambda p: SGD(p, lr=1e-6, momentum=0.9), 5, 0, captured=True),
+    "AdamW": Row(lambda p: AdamW(p, lr=1e-6, capturable=on_gpu(p)), 7, 0, captured=True),
     "AdamW(fused)": Row(lambda p: AdamW(p, lr=1e-6, fused=True, capturable=on_gpu(p)), 7, 0, captured=True),
     "GRDA": Row(lambda p: GRDA(p, lr=1e-6, c=1e-3, capturable=on_gpu(p)), 2, 2, captured=True),
-    "GRDA(fused=False)": Row(lambda p: GRDA(p, lr=1e-6, c=1e-3, fused=False), 2, 2),
+    "GRDA(foreach)": Row(lambda p: GRDA(p, lr=1e-6, c=1e-3, foreach=True, capturable=on_gpu(p)), 2, 2, captured=True),
+    "GRDA(for-loop)": Row(lambda p: GRDA(p, lr=1e-6, c=1e-3, foreach=False, fused=False), 2, 2),
     "GRDA(momentum)": Row(lambda p: GRDA(p, lr=1e-6, c=1e-3, momentum=0.9, capturable=on_gpu(p)), 2, 4, captured=True),
     "Directional(SGD(fused))": Row(lambda p: Directional(SGD(p, lr=1e-6, fused=True), c=1e-3), 5, 2),
     "Directional(AdamW(fused))": Row(lambda p: Directional(AdamW(p, lr=1e-6, fused=True), c=1e-3), 9, 2),
