@@ -10,6 +10,8 @@ The optimizers take turns, round by round, so that a machine whose speed drifts 
 - the bytes a second of the step's least possible traffic over those of a copy: on a GPU 1 is the limit, on a CPU a copy
   also reads the lines it overwrites, so more is possible;
 - the bytes of state over those of the weights;
+- on CUDA the median from an idle device on, Python and launches included. All other figures are those of a step in
+  training: the device is still busy when it is called, so that only what the device does for it counts;
 - on CUDA the median of the step replayed as a CUDA graph, where the optimizer can be captured;
 - with ``--compile``, for rows with a step under ``torch.compile``, the seconds of its first call.
 
@@ -116,7 +118,11 @@ COMPILED = {
 }
 
 
-def clock(function, device):
+# Some ten milliseconds, in which the host enqueues a step.
+BUSY_CYCLES = 20_000_000
+
+
+def clock(function, device, *, idle=False):
     """Milliseconds of one call; on CUDA between two events, the second after the device has done its work."""
     if device == "cpu":
         began = time.perf_counter()
@@ -124,6 +130,8 @@ def clock(function, device):
         return 1e3 * (time.perf_counter() - began)
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
+    if not idle:
+        torch.cuda._sleep(BUSY_CYCLES)
     begin.record()
     function()
     end.record()
@@ -173,19 +181,31 @@ def compare(network, dtype, device, rounds, rows):
             seconds[name] = clock(steps[name], device) / 1e3
         if row.captured and device == "cuda":
             steps[f"{name}, graph"] = captured(steps[name])
-    times = {name: [] for name in steps}
+    times, alone = {name: [] for name in steps}, {name: [] for name in steps}
     for i in range(rounds + 3):
         for name, step in steps.items():
             milliseconds = clock(step, device)
             if i >= 3:
                 times[name].append(milliseconds)
+            if i >= 3 and device == "cuda":
+                alone[name].append(clock(step, device, idle=True))
 
     place = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     print(f"\n{network}, {count:,} {str(dtype).removeprefix('torch.')} weights, {place}, {rounds} rounds")
     print(f"torch {torch.__version__}, python {platform.python_version()}, {platform.machine()}")
     bytes_per_ms = 8 * count / statistics.median(times["copy"])
     print(f"copy: {bytes_per_ms / 1e6:.1f} GB/s")
-    header = ("median ms", "min ms", "ratio", "min ratio", "of copy", "state / weights", "graph ms", "compile s")
+    header = (
+        "median ms",
+        "min ms",
+        "ratio",
+        "min ratio",
+        "of copy",
+        "state / weights",
+        "alone ms",
+        "graph ms",
+        "compile s",
+    )
     print("optimizer".ljust(27) + "".join(title.rjust(len(title) + 2) for title in header))
     base = times["SGD(momentum, fused)"]
     for name, row in rows.items():
@@ -194,10 +214,11 @@ def compare(network, dtype, device, rounds, rows):
         share = count * (row.narrow * dtype.itemsize + 4 * row.wide) / median / bytes_per_ms
         state = state_bytes(optimizers[name]) / (count * dtype.itemsize)
         replay = times.get(f"{name}, graph")
-        graph, compiling = f"{statistics.median(replay):.2f}" if replay else "-", seconds.get(name)
+        idle = f"{statistics.median(alone[name]):.3f}" if alone[name] else "-"
+        graph, compiling = f"{statistics.median(replay):.3f}" if replay else "-", seconds.get(name)
         print(
             f"{name:27}{median:11.3f}{least:8.3f}{ratio:7.2f}{least / min(base):11.2f}{share:9.2f}{state:17.6f}"
-            f"{graph:>10}" + ("-" if compiling is None else f"{compiling:.1f}").rjust(11)
+            f"{idle:>10}{graph:>10}" + ("-" if compiling is None else f"{compiling:.1f}").rjust(11)
         )
     if statistics.median(base) > 2 * min(base):
         print("not steady: something else is running on this machine")
