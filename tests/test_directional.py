@@ -299,6 +299,8 @@ def test_mistakes_are_named():
         Directional(SGD([p]), mu=2)
     with pytest.raises(ValueError, match=r"but phase is torch\.complex64"):
         Directional(SGD([("phase", nn.Parameter(torch.ones(2, dtype=torch.complex64)))]))
+    with pytest.raises(ValueError, match=r"but phase is a negated view of torch\.float32"):
+        Directional(SGD([("phase", nn.Parameter(torch.tensor([1 - 2j]).conj().imag))]))
     optimizer = Directional(SGD([p], lr=0.1))
     with pytest.raises(ValueError, match="no 'c'"):
         optimizer.load_state_dict(SGD([p], lr=0.1).state_dict())

@@ -425,13 +425,14 @@ def test_a_step_with_overflowed_gradients_is_skipped_by_the_grad_scaler():
     assert all(optimizer.state[p]["step"].item() == 2 for p in params)
 
 
-def test_a_rate_that_a_scheduler_made_negative_is_refused_before_anything_moves():
+@pytest.mark.parametrize("rate", [-1e-18, torch.tensor(-0.25, dtype=torch.float64)])
+def test_a_rate_that_a_scheduler_made_negative_is_refused_before_anything_moves(rate):
     first, second = parameters()[:2]
     optimizer = GRDA([{"params": [first]}, {"params": [second]}], lr=0.1, c=0.5)
     first.grad, second.grad = torch.ones_like(first), torch.ones_like(second)
     before = bits([first, second])
-    optimizer.param_groups[1]["lr"] = -1e-18
-    with pytest.raises(ValueError, match="invalid lr: -1e-18"):
+    optimizer.param_groups[1]["lr"] = rate
+    with pytest.raises(ValueError, match=f"invalid lr: {float(rate)}"):
         optimizer.step()
     assert bits([first, second]) == before
 
@@ -480,6 +481,14 @@ def test_a_bad_argument_is_named_with_its_value(options, message):
 def test_parameters_that_cannot_be_thresholded_are_refused_by_name(dtype):
     p = nn.Parameter(torch.ones(2).to(dtype), requires_grad=False)
     with pytest.raises(ValueError, match=r"needs real floating-point .*, but phase is torch\.\w+ on cpu"):
+        GRDA([("phase", p)])
+
+
+def test_negated_views_whose_memory_holds_other_numbers_are_refused_by_name():
+    p = nn.Parameter(torch.tensor([1 - 2j]).conj().imag)
+    with pytest.raises(
+        ValueError, match=r"not negated views, as x\.conj\(\)\.imag is, but phase is torch\.float32 on cpu"
+    ):
         GRDA([("phase", p)])
 
 

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW
 
 from directional_pruning import GRDA, Directional
 from directional_pruning.optim import native
@@ -252,6 +254,15 @@ def test_directional_is_the_same_to_the_bit_with_and_without_the_kernel(many_thr
         assert torch.equal(torch.signbit(a), torch.signbit(b))
 
 
+class Marked(torch.Tensor):
+    """A tensor of another type, whose memory may mean something else."""
+
+
+def odd(dtype=torch.float32):
+    """A scalar that begins between two numbers."""
+    return torch.frombuffer(bytearray(dtype.itemsize + 1), dtype=dtype, offset=1).view(())
+
+
 def test_what_the_kernel_cannot_update_is_left_to_torch():
     plain = torch.ones(4, 4)
     assert native.fits(plain, plain, plain)
@@ -277,6 +288,18 @@ def test_what_the_kernel_cannot_update_is_left_to_torch():
     assert not native.fits(plain, plain, plain, double, double)
     assert native.fits(half, plain, None, double, single)
     assert native.fits(half, plain, half, double, single, plain)
+    for scalars in (
+        (double.expand(2), single),
+        (double, single.expand(2)),
+        (odd(torch.float64), single),
+        (double, odd()),
+    ):
+        assert not native.fits(plain, plain, plain, *scalars)
+    for i in range(3):
+        assert not native.fits(*(Marked(plain) if j == i else plain for j in range(3)))
+        assert not native.fits(*(negated if j == i else plain for j in range(3)))
+    assert not native.fits(plain, plain, plain, double, single, negated)
+    assert not native.Batch(torch.tensor(0.1), 0.1, 0.5).add(plain, plain, plain, double, single)
     for buffer in (half, plain.t(), torch.ones(4, 5), between):
         assert not native.fits(half, plain, half, double, single, buffer)
     batch = native.Batch(0.1, 0.1, 0.5)
@@ -297,6 +320,28 @@ def test_layouts_are_told_apart_by_the_order_in_memory():
     # Where both orders are one, whatever the strides say.
     pointwise = torch.ones(2, 3, 1, 1)
     assert native.fits(pointwise, pointwise, pointwise.as_strided((2, 3, 1, 1), (3, 1, 3, 3)))
+
+
+@pytest.mark.parametrize("layout", ["transposed", "permuted", "channels_last_3d"])
+def test_parameters_in_any_dense_layout_are_updated_by_the_kernel(layout):
+    plain = torch.randn(4, 3, 2, 5, 6, generator=torch.Generator().manual_seed(0))
+    p = {
+        "transposed": lambda: plain.view(12, 60).t(),
+        "permuted": lambda: plain.view(12, 10, 6).permute(1, 2, 0),
+        "channels_last_3d": lambda: plain.contiguous(memory_format=torch.channels_last_3d),
+    }[layout]()
+    ends = []
+    for fused in (True, False):
+        w = nn.Parameter(p.clone())
+        assert w.stride() == p.stride()
+        assert native.fits(w, w.detach(), w.detach())
+        optimizer = GRDA([w], lr=0.1, c=1.0, fused=fused)
+        for step in range(3):
+            w.grad = (w.detach() * step).clone()
+            optimizer.step()
+        ends.append(w.detach())
+    torch.testing.assert_close(*ends)
+    assert 0 < (ends[0] == 0).sum() < p.numel()
 
 
 def test_gradients_that_only_look_like_tensors_of_floats_are_still_applied():
@@ -328,11 +373,91 @@ def test_without_a_compiler_training_is_the_same_and_fused_true_says_why(monkeyp
 
 def test_autograd_notices_the_kernels_change():
     w = nn.Parameter(torch.ones(3))
-    loss = (w * w).sum()
     w.grad = torch.ones(3)
-    GRDA([w], lr=0.1, c=0.1, fused=True).step()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
+    optimizer = GRDA([w], lr=0.1, c=0.1, momentum=0.9, fused=True)
+    optimizer.step()
+    state = optimizer.state[w]
+    for t in (w.detach(), state["dual"], state["momentum_buffer"]):
+        loss = (torch.ones(3, requires_grad=True) * t).sum()
+        optimizer.step()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_a_gradient_that_is_given_up_while_its_update_waits_is_still_there():
+    w, v, d = torch.ones(1 << 20), torch.ones(1 << 20), torch.ones(1 << 20)
+    w = nn.Parameter(w)
+    w.grad, alive = d, weakref.ref(d)
+    state = {w: {"dual": v, "threshold": torch.tensor(0.0, dtype=torch.float64), "step": torch.tensor(0.0)}}
+    batch = native.Batch(0.5, 0.0, 0.5)
+    assert batch.gather([w], state, "step") == []
+    w.grad = None
+    del d
+    assert alive() is not None
+    batch.flush()
+    assert alive() is None
+    assert (w == 0.5).all()
+
+
+class Meddling(torch.overrides.TorchFunctionMode):
+    """Does something whenever a gradient is read."""
+
+    def __init__(self, deed):
+        self.deed = deed
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function == torch.Tensor.grad.__get__:
+            self.deed()
+        return function(*args, **(kwargs or {}))
+
+
+def test_code_that_runs_while_the_parameters_are_read_may_change_their_list_or_stop_the_step():
+    params = [nn.Parameter(torch.ones(4)) for _ in range(3)]
+    optimizer = GRDA(params, lr=0.5, c=0.0001)
+    for p in params:
+        p.grad = torch.ones(4)
+    optimizer.step()
+    group = optimizer.param_groups[0]
+    with Meddling(lambda: group["params"].extend(nn.Parameter(torch.ones(4)) for _ in range(100))):
+        optimizer.step()
+    assert all(optimizer.state[p]["step"] == 2 for p in params)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with Meddling(interrupt), pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    assert all(optimizer.state[p]["step"] == 2 for p in params)
+    group["params"] = tuple(params)
+    optimizer.step()
+    assert all(optimizer.state[p]["step"] == 3 for p in params)
+
+
+def test_a_step_on_the_cpu_does_not_ask_for_cuda(monkeypatch):
+    def asked():
+        raise AssertionError
+
+    w = nn.Parameter(torch.ones(4))
+    w.grad = torch.ones(4)
+    monkeypatch.setattr(torch.cuda, "is_available", asked)
+    for optimizer in (GRDA([w], lr=0.5), Directional(SGD([w], lr=0.5))):
+        for _ in range(2):
+            optimizer.step()
+    assert (w < 1).all()
+
+
+def test_with_a_torch_that_can_only_be_asked_otherwise_its_operations_are_used(monkeypatch):
+    class Elsewhere(torch.Tensor):
+        __dlpack_c_exchange_api__ = None
+
+    monkeypatch.setattr(torch, "Tensor", Elsewhere)
+    monkeypatch.setattr(native, "import_module", lambda *_: SimpleNamespace(connect=connect))
+
+    def connect(capsule, *_):
+        assert capsule is None
+        raise ImportError
+
+    assert native._load() is None
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

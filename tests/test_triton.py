@@ -5,6 +5,7 @@ import importlib.util
 import re
 from array import array
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -185,7 +186,10 @@ class Exchange(ctypes.Structure):
 
 @pytest.fixture
 def disguised(interpreted, monkeypatch):
-    """Tensors pass for ones on the first CUDA device until the kernels, which are interpreted, get their addresses."""
+    """Tensors pass for ones on CUDA until the kernels, which are interpreted, get their addresses.
+
+    They seem to lie on the second device, those whose addresses are in ``elsewhere`` on the third.
+    """
     name, capsule, extension = b"dlpack_exchange_api", torch.Tensor.__dlpack_c_exchange_api__, native._native
     find = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
         ("PyCapsule_GetPointer", ctypes.pythonapi)
@@ -202,22 +206,23 @@ def disguised(interpreted, monkeypatch):
             real(tensor, description)
         except RuntimeError:
             return -1
-        ctypes.c_int32.from_address(description + 8).value = 2  # the type of the device: CUDA
+        device, index = (ctypes.c_int32.from_address(description + offset) for offset in (8, 12))
+        device.value, index.value = 2, 2 if tensor.data_ptr() in elsewhere else 1
         return 0
 
     lie = describe(lie)
     exchange.describe = ctypes.cast(lie, ctypes.c_void_p).value
     extension.connect(make(ctypes.addressof(exchange), name, None), torch.Tensor, nn.Parameter)
-    kinds, update = [], ours.update
+    elsewhere, kinds, update = set(), [], ours.update
 
     def to_the_interpreter(kind, *arguments):
         kinds.append(kind)
-        assert kind >> 8 == 1
+        assert kind >> 8 == 2
         update(kind & 255, *arguments)
 
     monkeypatch.setattr(ours, "available", lambda: True)
     monkeypatch.setattr(ours, "update", to_the_interpreter)
-    yield kinds
+    yield SimpleNamespace(kinds=kinds, elsewhere=elsewhere)
     extension.connect(capsule, torch.Tensor, nn.Parameter)
 
 
@@ -243,18 +248,51 @@ def test_every_step_goes_to_the_kernels_and_ends_like_torchs_operations(disguise
         return params, optimizer
 
     params, optimizer = end()
-    kinds = disguised.copy()
+    kinds = disguised.kinds.copy()
     monkeypatch.setattr(native, "_native", None)
     expected, like = end()
-    assert disguised == kinds  # the second time no kernel was called
+    assert disguised.kinds == kinds  # the second time no kernel was called
     # One launch a step; the first of Directional makes the dual.
     follows = isinstance(optimizer, Directional)
     weight = ours._TYPES.index(dtype)
-    assert kinds == [1 << 8 | weight << 4 | (0 if follows else weight)] * (3 if follows else 4)
+    assert kinds == [2 << 8 | weight << 4 | (0 if follows else weight)] * (3 if follows else 4)
     for p, q in zip(params, expected, strict=True):
         torch.testing.assert_close(p, q, rtol=TOLERANCE[dtype], atol=1e-6)
         torch.testing.assert_close(optimizer.state[p], like.state[q], rtol=1e-5, atol=1e-6)
     assert (params[0] == 0).any()
+
+
+@pytest.mark.skipif(not native.available(), reason="no compiler at installation, so nothing gathers for the kernels")
+def test_types_are_kept_apart_and_parameters_without_a_gradient_left_alone(disguised, monkeypatch):
+    sizes = [(50, "float32"), (20, "float16"), (30, "float32"), (9, "float16"), (8, "bfloat16"), (4, "float64")]
+
+    def end():
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(size).to(getattr(torch, name))) for size, name in sizes]
+        optimizer = GRDA(params, lr=0.25, c=0.5, mu=0.6, momentum=0.9)
+        for step in range(4):
+            for i, p in enumerate(params):
+                p.grad = torch.randn(p.shape).to(p.dtype) if (i + step) % 4 else None
+            optimizer.step()
+        return params, optimizer
+
+    params, optimizer = end()
+    assert set(disguised.kinds) == {2 << 8 | i << 4 | i for i in (1, 2, 3)}
+    monkeypatch.setattr(native, "_native", None)
+    expected, like = end()
+    for p, q in zip(params, expected, strict=True):
+        torch.testing.assert_close(p, q, rtol=2**-7, atol=1e-6)
+        torch.testing.assert_close(optimizer.state[p], like.state[q], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not native.available(), reason="no compiler at installation, so nothing gathers for the kernels")
+def test_a_rate_in_a_tensor_is_read_by_the_kernels_alone(disguised):
+    w, v, g, n = torch.ones(8), torch.ones(8), torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0)
+    batch = native.Batch(torch.tensor(0.25), 0.5, 1.0)
+    assert batch.add(w, v, torch.ones(8), g, n)
+    batch.flush()
+    assert (n.item(), g.item()) == (1, 0.5 * 0.25**1.5)
+    torch.testing.assert_close(w, torch.full((8,), 1 - 0.25 - 0.0625))
 
 
 @pytest.mark.skipif(not native.available(), reason="no compiler at installation, so nothing gathers for the kernels")
@@ -267,11 +305,19 @@ def test_what_the_kernels_cannot_update_is_left_to_torch(disguised):
     assert not native.fits(half, half, half)
     assert not native.fits(plain, plain, half)
     assert not native.fits(plain.double(), plain, plain)
-    for unaligned in (torch.ones(9)[1:], torch.ones(10)[2:]):
-        for i in range(4):
-            assert not native.fits(
-                *(unaligned if j == i else plain for j in range(3)), buffer=[plain, unaligned][i == 3]
-            )
+    g, n = torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0)
+    assert native.fits(plain, plain, plain, g, n, plain)
+    unaligned, away = torch.ones(9)[1:], torch.ones(8)
+    disguised.elsewhere.add(away.data_ptr())
+    for other in (unaligned, away):
+        for i in (0, 1, 2, 5):
+            tensors = [plain, plain, plain, g, n, plain]
+            tensors[i] = other
+            assert not native.fits(*tensors)
+    for scalar in (g, n):
+        disguised.elsewhere.add(scalar.data_ptr())
+        assert not native.fits(plain, plain, plain, g, n)
+        disguised.elsewhere.discard(scalar.data_ptr())
 
 
 @pytest.mark.parametrize("capability", [80, 90])

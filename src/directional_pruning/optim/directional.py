@@ -59,7 +59,8 @@ class Directional(Optimizer):
 
     Raises:
         TypeError: if ``base_optimizer`` is not a torch optimizer.
-        ValueError: for ``c``, ``mu`` or ``power`` out of range, naming the value; for complex parameters.
+        ValueError: for ``c``, ``mu`` or ``power`` out of range, naming the value; for complex parameters and
+            for negated views.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0, 0.01]))

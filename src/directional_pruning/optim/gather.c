@@ -55,14 +55,13 @@ static int is_plain(PyObject *object) { return Py_TYPE(object) == plain[0] || Py
 static int describe(PyObject *object, Tensor *t) {
     if (!is_plain(object)) return 0;
     if (!exchange->describe(object, t)) return 1;
-    PyErr_Clear();
+    if (PyErr_ExceptionMatches(PyExc_RuntimeError) || PyErr_ExceptionMatches(PyExc_BufferError)) PyErr_Clear();
     return 0;
 }
 
-/* Whether the numbers are negated on paper only, as the imaginary part of a conjugate is. */
-static int negated(PyObject *object) {
+/* Whether the numbers are negated on paper only, as the imaginary part of a conjugate is; also with an exception. */
+static int is_negated(PyObject *object) {
     PyObject *answer = PyObject_CallMethodNoArgs(object, is_neg);
-    if (!answer) PyErr_Clear();
     Py_XDECREF(answer);
     return answer != Py_False;
 }
@@ -115,8 +114,9 @@ typedef struct {
     PyObject *w, *v, *d, *b, *g, *n;
 } Update;
 
-/* Fill the row where a kernel can make the update, and say whether it can. The kind is 0 on the CPU; of updates on CUDA
-   it tells the device and both types. */
+/* Fill the row where a kernel can make the update, and say whether it can; whether a tensor is negated the caller knows.
+   The kind is 0 on the CPU; of updates on CUDA it tells the device and both types. Runs no Python code, so references
+   may be borrowed. */
 static int fill(const Update *u, int where, Row *row, int64_t *kind) {
     Tensor w, v, d, b, g, n;
     if (!describe(u->w, &w) || !describe(u->v, &v) || !describe(u->g, &g) || !describe(u->n, &n)) return 0;
@@ -132,7 +132,6 @@ static int fill(const Update *u, int where, Row *row, int64_t *kind) {
 
     if (!is_dense(&w) || !is_alike(&v, &w) || (u->d && !is_alike(&d, &w)) || (u->b && !is_alike(&b, &w))) return 0;
     if (!is_scalar_beside(&g, &w) || !is_scalar_beside(&n, &w)) return 0;
-    if (u->d && negated(u->d)) return 0;
 
     int w_bytes = w.bits / 8, d_bytes = u->d ? d.bits / 8 : w_bytes;
     /* On CUDA four numbers are moved at a time. */
@@ -170,23 +169,34 @@ static int append(PyObject *tables, int64_t kind, const Row *rows, Py_ssize_t co
     return 0;
 }
 
-/* add(tables, changed, where, w, v, d or None, g, n, b or None) -> whether a kernel can make the update
+/* Keep the tensors of an update that waits, in one list those it changes and in another the others: addresses do not. */
+static int keep(PyObject *changed, PyObject *kept, const Update *u) {
+    PyObject *written[] = {u->w, u->v, u->b}, *others[] = {u->d, u->g, u->n};
+    for (int i = 0; i < 3; i++) {
+        if (written[i] && PyList_Append(changed, written[i])) return -1;
+        if (others[i] && PyList_Append(kept, others[i])) return -1;
+    }
+    return 0;
+}
 
-   If so, append it to the table of its kind, a bytearray of rows, and the weights to the list. */
+/* add(tables, changed, kept, where, w, v, d or None, g, n, b or None) -> whether a kernel can make the update
+
+   If so, append it to the table of its kind, a bytearray of rows, and its tensors to the lists. */
 PyObject *native_add(PyObject *Py_UNUSED(module), PyObject *args) {
-    PyObject *tables, *changed;
+    PyObject *tables, *changed, *kept;
     int where;
     Update u;
     Row row;
     int64_t kind;
-    if (!PyArg_ParseTuple(args, "O!O!iOOOOOO", &PyDict_Type, &tables, &PyList_Type, &changed, &where, &u.w, &u.v, &u.d,
-                          &u.g, &u.n, &u.b))
+    if (!PyArg_ParseTuple(args, "O!O!O!iOOOOOO", &PyDict_Type, &tables, &PyList_Type, &changed, &PyList_Type, &kept, &where,
+                          &u.w, &u.v, &u.d, &u.g, &u.n, &u.b))
         return NULL;
     u.d = u.d == Py_None ? NULL : u.d;
     u.b = u.b == Py_None ? NULL : u.b;
-    if (!fill(&u, where, &row, &kind)) Py_RETURN_FALSE;
-    if (append(tables, kind, &row, 1) || PyList_Append(changed, u.w)) return NULL;
-    Py_RETURN_TRUE;
+    int waits = fill(&u, where, &row, &kind) && !is_negated(u.w) && !is_negated(u.v);
+    waits = waits && !(u.d && is_negated(u.d)) && !(u.b && is_negated(u.b));
+    if (waits && !keep(changed, kept, &u)) append(tables, kind, &row, 1);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(waits);
 }
 
 /* Find all that belongs to a parameter's update, and say whether it is there. */
@@ -202,45 +212,50 @@ static int find(PyObject *w, PyObject *d, PyObject *state, PyObject *clock, int 
     return u->v && u->g && u->n && (u->b || !momentum);
 }
 
-/* gather(tables, changed, where, params, state, clock, follow, momentum) -> indices of those left
+/* gather(tables, changed, kept, where, params, state, clock, follow, momentum) -> indices of those left
 
    The same for each parameter that has a gradient and, under state[parameter], all that belongs to its update; clock is
-   the key of n. With follow another optimizer has used the gradients. Left are those that no kernel can update. */
+   the key of n. With follow another optimizer has used the gradients. Left are those that no kernel can update.
+   Parameters and state are the optimizer's own, so only a gradient can be negated. */
 PyObject *native_gather(PyObject *Py_UNUSED(module), PyObject *args) {
-    PyObject *tables, *changed, *params, *state, *clock;
+    PyObject *tables, *changed, *kept, *given, *state, *clock;
     int where, follow, momentum;
-    if (!PyArg_ParseTuple(args, "O!O!iO!O!Upp", &PyDict_Type, &tables, &PyList_Type, &changed, &where, &PyList_Type,
-                          &params, &PyDict_Type, &state, &clock, &follow, &momentum))
+    if (!PyArg_ParseTuple(args, "O!O!O!iOO!Upp", &PyDict_Type, &tables, &PyList_Type, &changed, &PyList_Type, &kept, &where,
+                          &given, &PyDict_Type, &state, &clock, &follow, &momentum))
         return NULL;
+    /* A copy: reading a gradient may run code that changes the list. */
+    PyObject *params = PySequence_Tuple(given);
+    if (!params) return NULL;
+    Py_ssize_t size = PyTuple_GET_SIZE(params), count = 0;
     PyObject *left = PyList_New(0);
-    Row *rows = PyMem_Malloc((size_t)PyList_GET_SIZE(params) * sizeof(Row));
+    Row *rows = PyMem_Malloc((size_t)size * sizeof(Row));
+    if (!rows) PyErr_NoMemory();
     /* As many rows as there are of one kind in succession go to their table at once. */
-    Py_ssize_t count = 0;
     int64_t kind = 0;
-    for (Py_ssize_t i = 0; left && rows && i < PyList_GET_SIZE(params); i++) {
-        PyObject *w = PyList_GET_ITEM(params, i), *d = is_plain(w) ? PyObject_GetAttr(w, grad) : NULL;
+    for (Py_ssize_t i = 0; i < size && !PyErr_Occurred(); i++) {
+        PyObject *w = PyTuple_GET_ITEM(params, i), *d = is_plain(w) ? PyObject_GetAttr(w, grad) : NULL;
         Update u;
         Row row;
         int64_t next;
-        if (d && d != Py_None && find(w, d, state, clock, follow, momentum, &u) && fill(&u, where, &row, &next)) {
+        int waits = d && d != Py_None && (follow || !is_negated(d)) &&
+                    find(w, d, state, clock, follow, momentum, &u) && fill(&u, where, &row, &next);
+        if (waits && !keep(changed, kept, &u)) {
             if (count && next != kind) {
                 append(tables, kind, rows, count);
                 count = 0;
             }
             kind = next;
             rows[count++] = row;
-            PyList_Append(changed, w);
-        } else if (d != Py_None) {
+        } else if (d != Py_None && !PyErr_Occurred()) {
             PyObject *index = PyLong_FromSsize_t(i);
             if (index) PyList_Append(left, index);
             Py_XDECREF(index);
         }
-        Py_XDECREF(d); /* the parameter has it */
-        if (PyErr_Occurred()) Py_CLEAR(left);
+        Py_XDECREF(d);
     }
-    if (!rows) PyErr_NoMemory();
-    if (left && count) append(tables, kind, rows, count);
-    if (PyErr_Occurred()) Py_CLEAR(left);
+    if (count && !PyErr_Occurred()) append(tables, kind, rows, count);
     PyMem_Free(rows);
+    Py_DECREF(params);
+    if (PyErr_Occurred()) Py_CLEAR(left);
     return left;
 }

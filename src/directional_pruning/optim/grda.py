@@ -50,10 +50,12 @@ class GRDA(Optimizer):
         momentum, nesterov, weight_decay, maximize: as in ``torch.optim.SGD``.
         foreach: torch's operations on whole lists of tensors; None uses them on CUDA, False goes tensor by tensor.
         fused: one pass over memory by a kernel, of C on the CPU and of Triton on CUDA, for float32 and half precision
-            (on the CPU bfloat16). None uses it where it can; False uses torch's operations alone; True refuses
-            parameters it cannot update. A gradient laid out unlike its parameter takes torch's operations.
+            (on the CPU bfloat16). Both need the extension that a C compiler makes at installation. None uses it where
+            it can; False uses torch's operations alone; True refuses parameters it cannot update. A gradient laid out
+            unlike its parameter takes torch's operations.
         capturable: keep clocks and thresholds beside the parameters and never read them on the host, so that a CUDA
-            graph can hold the step. A rate that changes between replays must be a tensor.
+            graph can hold the step, after one that was not captured. A rate that changes between replays must be a
+            tensor.
 
     Memory: one buffer the size of the parameters (the dual), float32 for half-precision parameters; one more with
     momentum. During a step ``foreach`` takes another; the kernels none.
@@ -63,7 +65,8 @@ class GRDA(Optimizer):
     are refused: soft-thresholding the two parts apart would prune neither.
 
     Raises:
-        ValueError: for an argument out of range, naming it and its value; for complex or integer parameters.
+        ValueError: for an argument out of range, naming it and its value; for complex or integer parameters, and for
+            negated views.
         RuntimeError: in ``step`` for a sparse gradient.
 
     Example:
@@ -132,7 +135,7 @@ class GRDA(Optimizer):
         if p.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
             return "GRDA needs real floating-point parameters of 16, 32 or 64 bits"
         if p.is_neg():
-            return "GRDA needs parameters that are not views of what they negate"
+            return "GRDA needs parameters that are not negated views, as x.conj().imag is"
         if group["fused"]:
             if not native.available(cuda=p.is_cuda):
                 name = "Triton" if native.available() else "the compiled kernel"
@@ -140,7 +143,7 @@ class GRDA(Optimizer):
             shard = local(p)
             if not native.fits(shard, torch.empty_like(shard, dtype=torch.float32), shard):
                 types = "float32, bfloat16 or float16" if p.is_cuda else "float32 or bfloat16"
-                return f"fused=True needs densely laid out parameters of {types} on the CPU or CUDA"
+                return f"fused=True needs densely laid out and aligned parameters of {types} on the CPU or CUDA"
         return None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

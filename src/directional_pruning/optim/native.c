@@ -4,9 +4,9 @@
 
 static PyMethodDef methods[] = {
     {"connect", native_connect, METH_VARARGS, "connect(capsule, Tensor, Parameter)"},
-    {"add", native_add, METH_VARARGS, "add(tables, changed, where, w, v, d, g, n, b) -> bool"},
+    {"add", native_add, METH_VARARGS, "add(tables, changed, kept, where, w, v, d, g, n, b) -> bool"},
     {"gather", native_gather, METH_VARARGS,
-     "gather(tables, changed, where, params, state, clock, follow, momentum) -> list[int]"},
+     "gather(tables, changed, kept, where, params, state, clock, follow, momentum) -> list[int]"},
     {"update", native_update, METH_VARARGS,
      "update(table, scale, mu, lr, momentum, decay, nesterov, maximize, power, threads, least, streaming)"},
     {NULL, NULL, 0, NULL},

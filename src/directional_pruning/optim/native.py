@@ -5,6 +5,7 @@ parameter, 12 a bfloat16 one: it reads d and v, and writes v and w. Momentum add
 """
 
 import os
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -19,9 +20,10 @@ __all__ = ["Batch", "available", "fits"]
 def _load() -> Any:
     try:
         extension = import_module("._native", __package__)
-    except ImportError:  # no compiler at installation: torch's operations do the same, slower
+        extension.connect(torch.Tensor.__dlpack_c_exchange_api__, Tensor, nn.Parameter)  # pyrefly: ignore
+    # No compiler at installation, or a torch that can be asked otherwise: its operations do the same, slower.
+    except (ImportError, AttributeError):
         return None
-    extension.connect(torch.Tensor.__dlpack_c_exchange_api__, Tensor, nn.Parameter)  # pyrefly: ignore
     return extension
 
 
@@ -48,6 +50,8 @@ def fits(
     buffer: Tensor | None = None,
 ) -> bool:
     """Whether :meth:`Batch.add` would take these; a scalar that is not given would fit."""
+    if w.device.type not in ("cpu", "cuda"):
+        return False
     g = torch.zeros((), dtype=torch.float64, device=w.device) if g is None else g
     n = torch.zeros((), dtype=torch.float32, device=w.device) if n is None else n
     return Batch(0.0, 0.0, 1.0).add(w, v, d, g, n, buffer)
@@ -61,8 +65,8 @@ class Batch:
     a tensor on CUDA, which the host never reads.
 
     w, v, d and the momentum buffer have to be plain tensors of one shape and one dense layout on one device, the CPU or
-    CUDA: w float32 or bfloat16, on CUDA float16 too, d the same or float32, v and the buffer float32; g a float64 and n
-    a float32 scalar beside them. On CUDA they begin at multiples of 16 bytes. All of them have to live until the call.
+    CUDA, and not negated views: w float32 or bfloat16, on CUDA float16 too, d the same or float32, v and the buffer
+    float32; g a float64 and n a float32 scalar beside them. On CUDA they begin at multiples of 16 bytes.
     """
 
     def __init__(
@@ -81,14 +85,16 @@ class Batch:
         self.momentum, self.nesterov, self.weight_decay, self.maximize = momentum, nesterov, weight_decay, maximize
         # On the CPU the rate is a number.
         where = (not isinstance(lr, Tensor)) | triton.available() << 1
-        # Tables of updates, by their kind, and the weights they change.
-        self._waiting: tuple[dict[int, bytearray], list[Tensor], int] = ({}, [], where)
+        # Tables of updates by their kind, the tensors they change, and others they read, which have to live until then.
+        self._waiting: tuple[dict[int, bytearray], list[Tensor], list[Tensor], int] = ({}, [], [], where)
 
     def add(self, w: Tensor, v: Tensor, d: Tensor | None, g: Tensor, n: Tensor, buffer: Tensor | None = None) -> bool:
         """Enqueue an update and return True, or False where the kernels, which see bare addresses, cannot make it."""
         return _native is not None and _native.add(*self._waiting, w, v, d, g, n, buffer)
 
-    def gather(self, params: list[Tensor], state: dict[Tensor, Any], clock: str, *, follow: bool = False) -> list[int]:
+    def gather(
+        self, params: Sequence[Tensor], state: dict[Tensor, Any], clock: str, *, follow: bool = False
+    ) -> list[int]:
         """Enqueue the updates of all parameters that can be, and return the indices of the others.
 
         Args:
@@ -103,7 +109,7 @@ class Batch:
 
     def flush(self) -> None:
         """Update what waits, on the CPU on as many threads as torch uses."""
-        tables, changed, _ = self._waiting
+        tables, changed, kept, _ = self._waiting
         sgd = self.momentum, self.weight_decay, self.nesterov, self.maximize, self.power
         for kind, table in tables.items():
             if kind:
@@ -116,5 +122,5 @@ class Batch:
         if changed:
             # So that autograd notices a change between forward and backward, as it does for torch's operations.
             torch.autograd.graph.increment_version(changed)
-        tables.clear()
-        changed.clear()
+        for done in (tables, changed, kept):
+            done.clear()

@@ -1,4 +1,4 @@
-"""One pass over all parameters on CUDA: two Triton launches, whatever the number of tensors.
+"""One pass over all parameters of a group on CUDA: two Triton launches, whatever the number of tensors.
 
 The first raises the thresholds, one lane a tensor, with the clocks on the device; the second updates all tensors, each
 block some thousand elements of one of them, found through a table of addresses. Float32 moves 16 bytes a parameter,
@@ -35,8 +35,11 @@ def _kernels() -> Any:
 
 
 def available() -> bool:
-    """Whether there is a CUDA device and Triton is installed."""
-    return torch.cuda.is_available() and _kernels() is not None
+    """Whether there can be tensors on CUDA, and Triton is installed.
+
+    A process that has none must stay one that may be forked, so CUDA is not asked before it is used.
+    """
+    return torch.cuda.is_initialized() and _kernels() is not None
 
 
 def update(
@@ -61,7 +64,6 @@ def update(
     index, weight, gradient = kind >> 8, _TYPES[kind >> 4 & 15], _TYPES[kind & 15]
     device = torch.device("cuda", index - 1) if index else torch.device("cpu")
     kernels, rows = _kernels(), len(table) // (8 * _COLUMNS)
-    on_device, block_row, block_start = _on_device(device, bytes(table))
     # What the first kernel finds, for the second: the old and the new threshold of each tensor.
     thresholds = torch.empty(2, rows, dtype=torch.float32, device=device)
     if isinstance(lr, Tensor):
@@ -69,6 +71,7 @@ def update(
     else:
         rate, factor = lr, c * lr ** (0.5 + mu)
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        on_device, block_row, block_start = _on_device(device, bytes(table))
         kernels.raise_thresholds[(-(-rows // _TENSORS_PER_BLOCK),)](
             on_device,
             thresholds,
@@ -127,8 +130,12 @@ def _on_device(device: torch.device, table: bytes) -> tuple[Tensor, Tensor, Tens
 def _upload(device: torch.device, table: bytes, stream: int) -> tuple[Tensor, Tensor, Tensor]:
     """The same table while gradients stay where they are; one for each stream, on which it is made and used."""
     host = torch.frombuffer(bytearray(table), dtype=torch.int64)
-    on_device = (host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True)
-    return on_device, *_blocks(device, _sizes(host))
+    blocks = _blocks(device, _sizes(host))
+    if device.type == "cuda":
+        host = host.pin_memory()
+        for t in blocks:  # made on the stream of their first use; their memory must wait for this one too
+            t.record_stream(torch.cuda.current_stream(device))
+    return host.to(device, non_blocking=True), *blocks
 
 
 def _sizes(table: Tensor) -> tuple[int, ...]:

@@ -72,9 +72,11 @@ def gather(folders: Iterable[Path]) -> list[Group]:
         FileNotFoundError: for a folder that is not there, or holds no run.
         CorruptFileError: for a run that cannot be read.
     """
-    runs = [run for run in map(read_run, _run_folders(folders)) if "between" not in run.config]
+    found = map(read_run, _run_folders(folders))
+    # Others write a config.json too: what lies between two checkpoints, and other programs.
+    runs = [run for run in found if "recipe" in run.config and "between" not in run.config]
     if not runs:
-        raise FileNotFoundError("no run in the folders: they hold the way between two checkpoints")
+        raise FileNotFoundError("no run in the folders: their config.json are of something else")
     gathered: dict[tuple[Any, ...], list[Run]] = {}
     twins: dict[tuple[Any, ...], dict[str, Run]] = {}
     for run in sorted(runs, key=lambda run: (run.name, *run.setting, _protocol(run), seed_of(run).zfill(10))):

@@ -99,6 +99,9 @@ def move_run(folder: Path, device: torch.device, **changes: Any) -> None:
     replace(recipe, **changes)
     config = json.loads((folder / "config.json").read_text())
     config["versions"]["device"] = str(device)
+    if "data" in changes:
+        for noted in ("training_images", "test_images"):  # of the data that were there
+            config.pop(noted, None)
     write_json(folder / "config.json", config | changes)
 
 
