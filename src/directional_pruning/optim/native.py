@@ -22,7 +22,7 @@ def _load() -> Any:
         extension = import_module("._native", __package__)
         extension.connect(torch.Tensor.__dlpack_c_exchange_api__, Tensor, nn.Parameter)  # pyrefly: ignore
     # No compiler at installation, or a torch that can be asked otherwise: its operations do the same, slower.
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, ValueError):
         return None
     return extension
 
