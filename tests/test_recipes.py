@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import SGD
 
 from directional_pruning import GRDA
+from directional_pruning.landscape import path_threshold
 from directional_pruning.report.published import published
 from directional_pruning.training import RECIPES, constant_schedule, drop_schedule, paper_schedule
 from directional_pruning.training.paper import _warm_cosine
@@ -106,6 +107,15 @@ def test_a_modern_recipe_is_the_papers_but_for_what_it_names(name):
     assert (spared["c"], len(spared["params"])) == (0, 3)
     twin = recipe.optimizer(model, "sgd").param_groups[0]
     assert (twin["momentum"], twin["weight_decay"], twin["lr"]) == (0.9, recipe.weight_decay, recipe.lr)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.endswith("-modern")])
+def test_the_threshold_of_a_modern_recipe_ends_where_the_papers_does(name):
+    ends = []
+    for recipe in (RECIPES[name](), RECIPES[name.removesuffix("-modern")]()):
+        rates = [recipe.lr * recipe.schedule(epoch, recipe.epochs) for epoch in range(recipe.epochs) for _ in range(20)]
+        ends.append(path_threshold(rates, recipe.c, recipe.mu))
+    assert ends[0] == pytest.approx(ends[1], rel=0.05)  # c has two digits
 
 
 @pytest.mark.parametrize("name", RECIPES)
