@@ -166,7 +166,7 @@ def _growth(recipe: Recipe) -> float:
     return sum(rate ** (0.5 + recipe.mu) * (end - begin) for rate, begin, end in zip(rates, times, times[1:]))
 
 
-def _modern(base: Recipe, summary: str, **changes: Any) -> Recipe:
+def _modern(base: Recipe, summary: str, weight_decay: float = 5e-4, **changes: Any) -> Recipe:
     """A recipe of the paper with momentum, weight decay, label smoothing and a cosine; norms and biases are spared."""
     modern = replace(
         base,
@@ -177,7 +177,8 @@ def _modern(base: Recipe, summary: str, **changes: Any) -> Recipe:
         skip=("norm", "bias"),
         schedule=_warm_cosine,
         settings=(),
-        **{"weight_decay": 5e-4, **changes},
+        weight_decay=weight_decay,
+        **changes,
     )
     # Under a cosine the threshold grows less. With this it ends where the paper's did.
     return replace(modern, c=float(f"{base.c * _growth(base) / _growth(modern):.2g}"))
