@@ -23,7 +23,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from directional_pruning import Directional, prunable_groups
-from directional_pruning.training import chars_recipe, evaluate, fit
+from directional_pruning.runs import chars_recipe
+from directional_pruning.training import evaluate, fit
 
 
 class GradualMagnitude:

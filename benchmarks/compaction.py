@@ -22,9 +22,9 @@ import torch
 from torch import nn
 
 from directional_pruning import load_sparse, save_sparse, sparsity_report
+from directional_pruning.deploy.compaction import compact
+from directional_pruning.deploy.onnx import export_onnx
 from directional_pruning.models import digits_net, vgg16
-from directional_pruning.sparsity.compact import compact
-from directional_pruning.sparsity.onnx import export_onnx
 
 
 def plant(model, zeros, dead):

@@ -22,7 +22,7 @@ from optimizer_step import resnet50
 from safetensors.torch import load_file, save_file
 
 from directional_pruning import load_sparse, save_sparse
-from directional_pruning.sparsity import file_size
+from directional_pruning.deploy import file_size
 
 
 def masked(shape: tuple[int, ...], zeros: float, generator: torch.Generator) -> torch.Tensor:

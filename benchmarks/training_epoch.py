@@ -25,7 +25,9 @@ import torch
 import torch.nn.functional as F
 
 from directional_pruning.data import Images
-from directional_pruning.training import RECIPES, fit, measured_convolutions, pick_device, prepare_torch
+from directional_pruning.runs import RECIPES, prepare_torch
+from directional_pruning.tensors import pick_device
+from directional_pruning.training import fit, measured_convolutions
 
 
 def finish(device):

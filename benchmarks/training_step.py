@@ -20,7 +20,9 @@ from torch.optim import SGD
 
 from directional_pruning import GRDA
 from directional_pruning.models import build
-from directional_pruning.training import measured_convolutions, pick_device, prepare_torch
+from directional_pruning.runs import prepare_torch
+from directional_pruning.tensors import pick_device
+from directional_pruning.training import measured_convolutions
 
 OPTIMIZERS = {
     "SGD": lambda params: SGD(params, lr=1e-3),

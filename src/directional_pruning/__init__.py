@@ -4,16 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .deploy import compact, export_onnx, load_sparse, save_sparse
     from .optim import GRDA, Directional, grda, prunable_groups
-    from .sparsity import (
-        SparsityReport,
-        compact,
-        export_onnx,
-        freeze_zeros,
-        load_sparse,
-        save_sparse,
-        sparsity_report,
-    )
+    from .sparsity import SparsityReport, freeze_zeros, sparsity_report
 
 __version__ = "0.1.0"
 
@@ -35,26 +28,18 @@ __all__ = [
     "save_sparse",
 ]
 
-
-_HOME = {
-    "GRDA": "optim",
-    "Directional": "optim",
-    "grda": "optim",
-    "prunable_groups": "optim",
-    "SparsityReport": "sparsity",
-    "freeze_zeros": "sparsity",
-    "sparsity_report": "sparsity",
-    "compact": "sparsity",
-    "export_onnx": "sparsity",
-    "load_sparse": "sparsity",
-    "save_sparse": "sparsity",
+_ROOMS = {
+    "optim": ("GRDA", "Directional", "grda", "prunable_groups"),
+    "sparsity": ("SparsityReport", "sparsity_report", "freeze_zeros"),
+    "deploy": ("compact", "export_onnx", "load_sparse", "save_sparse"),
 }
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use, so that ``dirprune --help`` does not wait for torch."""
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{room}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

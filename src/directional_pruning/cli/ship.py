@@ -22,7 +22,7 @@ def export(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The file [dim]\\[default: in RUN][/dim].")] = None,
 ) -> None:
     """Write the sparse network of a finished run as a small file, for ONNX runtimes, or as a plain state dict."""
-    from ..training.export import export_run
+    from ..runs import export_run
 
     try:
         path = export_run(run, form, values=values, out=out, compacted=compacted)
@@ -42,7 +42,7 @@ def compact(
     """
     from rich.table import Table
 
-    from ..training.export import compact_run
+    from ..runs import compact_run
 
     try:
         done = compact_run(run, out)
@@ -65,7 +65,7 @@ def size(
     """Measure a file of weights: dense, zipped, and as sparse files, beside the limit for zeros at random places."""
     from rich.table import Table
 
-    from ..sparsity import file_size, read_weights
+    from ..deploy import file_size, read_weights
 
     state = read_weights(file)
     try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..report import Row
-    from ..training import Recipe
+    from ..runs import Recipe
 
 __all__ = ["show_comparison", "train_table"]
 

@@ -113,18 +113,9 @@ def train(
     """
     given = locals()
     from ..report import comparison_rows, write_comparison, write_report
-    from ..training import (
-        RECIPES,
-        create_folder,
-        join_processes,
-        load_run,
-        move_run,
-        pick_device,
-        prepare_torch,
-        sweep_runs,
-        train_sweep,
-        variants,
-    )
+    from ..runs import RECIPES, create_folder, load_run, move_run, prepare_torch, sweep_runs, train_sweep, variants
+    from ..tensors import pick_device
+    from ..training import join_processes
 
     # A setting of a recipe has a flag of its name; of these three, several.
     settings = RECIPES["digits"]().hyperparameters().keys() - {"seed", "c", "mu"}
@@ -196,7 +187,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Show all settings of this one.")] = None,
 ) -> None:
     """List what can be trained, or show the settings of one recipe."""
-    from ..training import RECIPES, variants
+    from ..runs import RECIPES, variants
 
     if name is not None:
         try:

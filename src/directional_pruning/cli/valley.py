@@ -45,7 +45,7 @@ def curve(
 
     Ctrl-C is safe: the same command goes on.
     """
-    from ..training.examine import examine_curve
+    from ..studies import examine_curve
 
     folder = _folder_of("curve", run, between, model, data, loss, out)
     settings = {"epochs": epochs, "lr": lr, "points": points, "tolerance": tolerance, "bf16": bf16}
@@ -63,7 +63,7 @@ def plane(
 
     Needs the curve first. Ctrl-C is safe: the same command goes on.
     """
-    from ..training.examine import examine_plane
+    from ..studies import examine_plane
 
     _examine(run, partial(examine_plane, size=size, margin=margin, bf16=bf16))
 
@@ -85,7 +85,7 @@ def curvature(
 
     Ctrl-C is safe: the same command goes on.
     """
-    from ..training.curvature import examine_curvature
+    from ..studies import examine_curvature
 
     _examine(_folder_of("curvature", run, between, model, data, loss, out), partial(examine_curvature, k=k, seed=seed))
 
@@ -102,8 +102,8 @@ def theory(
     import torch
     from rich.progress import Progress
 
-    from ..report.theory import write_theory
-    from ..training.demonstrate import run_theory
+    from ..report import write_theory
+    from ..studies import run_theory
 
     torch.set_flush_denormal(True)
     torch.set_num_threads(1)  # the problems are so small that threads would only wait for each other
@@ -136,7 +136,7 @@ def _folder_of(
     out: Path | None,
 ) -> Path:
     """The folder of a run, or that made for two checkpoints from elsewhere."""
-    from ..training.pair import create_pair
+    from ..studies import create_pair
 
     if between is None:
         if run is None or model or data or out:
@@ -157,7 +157,7 @@ def _examine(folder: Path, examine: Callable[..., str]) -> None:
     from rich.progress import Progress
 
     from ..report import write_report
-    from ..training.pair import load_pair
+    from ..studies import load_pair
 
     # Denormal numbers, which a decaying network is full of, slow a CPU down several times.
     torch.set_flush_denormal(True)

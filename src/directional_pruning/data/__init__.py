@@ -1,10 +1,10 @@
 """Images and text as tensors on the device."""
 
-from .chars import VOCABULARY, TextSplits, Windows, chars
 from .cifar import cifar10, cifar100
-from .digits import digits
+from .image_files import Photos, photos
 from .images import Images, Splits
-from .photos import Photos, photos
+from .sklearn_digits import digits
+from .stdlib_text import VOCABULARY, TextSplits, Windows, chars
 
 __all__ = [
     "VOCABULARY",

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from ..files import CorruptFileError
-from .archives import read_archive
+from .cifar_archive import read_archive
+from .decode import decode
 from .download import cache_folder, fetch
 from .folder import Folder, class_names
 from .images import Images, Splits
-from .order import hold_out
 from .parquet import Shards, find_shards
-from .pixels import decode
+from .splits import hold_out
 
 __all__ = ["cifar10", "cifar100"]
 

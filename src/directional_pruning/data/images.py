@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from .order import shares
+from .splits import shares
 
 __all__ = ["Images", "Splits", "affine"]
 

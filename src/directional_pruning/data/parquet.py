@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..files import CorruptFileError
-from .pixels import missing
+from .decode import missing
 
 __all__ = ["Shards", "find_shards"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ._network import Batches, Loss, device_of
 from .hessian import hessian_operator
+from .network import Batches, Loss, device_of
 
 if TYPE_CHECKING:
     import numpy as np

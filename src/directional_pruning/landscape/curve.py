@@ -10,18 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ._network import (
-    Batches,
-    Loss,
-    State,
-    Values,
-    adapted,
-    check_alike,
-    check_batches,
-    combined,
-    gram,
-    measure,
-)
+from .network import Batches, Loss, State, Values, adapted, check_alike, check_batches, combined, gram, measure
 
 __all__ = ["BezierCurve", "Curve", "CurveValues", "PolygonalChain", "evaluate_curve", "straight_line"]
 

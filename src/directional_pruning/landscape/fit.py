@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from zipfile import ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,9 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..files import CorruptFileError, replacing
-from ._network import Batches, Loss, State, adapted, check_batches, device_of, mode, moved, output_of, seeded
+from ..tensors import module_mode, read_torch_file
 from .curve import BezierCurve, Curve, straight_line
+from .network import Batches, Loss, State, adapted, check_batches, device_of, moved, output_of, seeded
 
 __all__ = ["fit_curve"]
 
@@ -83,7 +83,7 @@ def fit_curve(
     for epoch in range(done, epochs):
         losses = []
         # Seeds of neighbouring curves must not share epochs.
-        with mode(model, True), seeded(seed * 1_000_003 + epoch, device):
+        with module_mode(model, training=True), seeded(seed * 1_000_003 + epoch, device):
             for inputs, targets in moved(batches(epoch) if callable(batches) else batches, device):
                 t = max(float(torch.rand(())), 1e-6)  # at 0 the bend would have no gradient
                 curve = kind(start, end, middle | trained)
@@ -119,17 +119,11 @@ def _identity(settings: tuple[object, ...], *states: State) -> str:
 
 def _load(path: Path, identity: str, trained: Mapping[str, Tensor], optimizer: SGD, scheduler: LambdaLR) -> int:
     """Restore the bend and its optimizer in place; the epochs done."""
-    with open(path, "rb") as file:
-        try:
-            # torch writes a checksum of each entry but does not look at it.
-            if (altered := ZipFile(file).testzip()) is not None:
-                raise ValueError(f"{altered} was altered")
-            file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
-            of, epoch, bend = state["curve"], state["epoch"], state["bend"]
-        # torch raises whatever its unpickler or archive reader met: RuntimeError, OSError, UnpicklingError, KeyError...
-        except Exception as error:
-            raise CorruptFileError(f"{path} is not a readable checkpoint of a curve") from error
+    state = read_torch_file(path, what="checkpoint of a curve")
+    try:
+        of, epoch, bend = state["curve"], state["epoch"], state["bend"]
+    except (KeyError, TypeError) as error:
+        raise CorruptFileError(f"{path} is not a readable checkpoint of a curve") from error
     if of != identity:
         raise ValueError(f"invalid checkpoint: {path} (it is of a curve with other ends or settings)")
     with torch.no_grad():

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ._network import Batches, Loss, State, check_batches, device_of, mode, moved, output_of
+from ..tensors import module_mode
+from .network import Batches, Loss, State, check_batches, device_of, moved, output_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +72,7 @@ def hessian_product(
         direction = {name: piece.view_as(p) for (name, p), piece in pieces}
         result = torch.zeros_like(v)
         # Of the ways to compute attention only this has second derivatives, and it is deterministic.
-        with mode(model, training=False), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        with module_mode(model, training=False), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             for inputs, targets in moved(batches, device_of(model)):
                 parts = part(model, loss_fn, parameters, buffers, direction, inputs, targets)
                 result.add_(torch.cat([x.detach().flatten() for x in parts]), alpha=len(targets) / total)
@@ -154,7 +155,7 @@ def _samples(model: nn.Module, loss_fn: Loss, batches: Batches, state: State) ->
     means, samples = [], 0
     for _ in range(2):
         total, samples = 0.0, 0
-        with mode(model, training=False), sdpa_kernel(SDPBackend.MATH):
+        with module_mode(model, training=False), sdpa_kernel(SDPBackend.MATH):
             for inputs, targets in moved(batches, device_of(model)):
                 total += loss_fn(output_of(model, state, inputs), targets).double() * len(targets)
                 samples += len(targets)

@@ -13,7 +13,8 @@ from queue import SimpleQueue
 import torch
 from torch import Tensor, nn
 
-from ._network import (
+from .curve import Curve, on_model
+from .network import (
     Batches,
     Loss,
     State,
@@ -27,7 +28,6 @@ from ._network import (
     measure,
     seeded,
 )
-from .curve import Curve, on_model
 
 __all__ = ["Plane", "PlaneValues", "loss_plane"]
 

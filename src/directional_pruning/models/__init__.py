@@ -1,8 +1,8 @@
 """Architectures only."""
 
+from .by_name import build
 from .chars import CharTransformer, chars_net
 from .digits import digits_net
-from .named import build
 from .vgg import VGG, vgg16, vgg16_bn
 from .wide_resnet import WideResNet, wrn28x10
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from . import native
+from ..tensors import local_tensor
 from .checks import check_directional, label
-from .state import first_dual, load_uncast, local, place
+from .kernels import batch as native
+from .state import first_dual, load_uncast, place
 from .threshold import cut, raise_threshold, raise_thresholds
 
 __all__ = ["Directional"]
@@ -185,7 +186,7 @@ class Directional(Optimizer):
         # Beside the weights where a kernel reads them, or a graph that is replayed; anywhere else the host reads them.
         on_device = group.get("capturable") or (w.is_cuda and native.available(cuda=True))
         place(state, ("threshold", "updates"), w.device if on_device else torch.device("cpu"))
-        w, v, g, n = local(w), local(state["dual"]), state["threshold"], state["updates"]
+        w, v, g, n = local_tensor(w), local_tensor(state["dual"]), state["threshold"], state["updates"]
         if not first:
             if batch is not None and batch.add(w, v, None, g, n):
                 return

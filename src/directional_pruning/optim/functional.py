@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native
+from .kernels import batch as native
 from .threshold import count, raise_threshold, raise_thresholds, soft_threshold
 
 __all__ = ["grda"]

@@ -9,12 +9,7 @@ from torch.optim import Optimizer
 
 from .checks import label
 
-__all__ = ["first_dual", "load_uncast", "local", "place"]
-
-
-def local(t: Any) -> Tensor:
-    """Of a DTensor what lies on this process; any other tensor itself."""
-    return t.to_local() if hasattr(t, "to_local") else t
+__all__ = ["first_dual", "load_uncast", "place"]
 
 
 def first_dual(w: Tensor) -> Tensor:

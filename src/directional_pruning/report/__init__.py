@@ -1,9 +1,10 @@
 """Pictures and the HTML page of a run, from plain records; needs matplotlib and never torch."""
 
-from .compare import write_comparison
-from .page import write_report
+from .comparison_page import write_comparison
+from .plots.theory import write_theory
 from .published import published_row
-from .rows import COMPARED, Row, comparison_rows, in_words, shared_flags
+from .run_page import write_report
+from .statistics import COMPARED, Row, comparison_rows, in_words, shared_flags
 
 __all__ = [
     "COMPARED",
@@ -14,4 +15,5 @@ __all__ = [
     "shared_flags",
     "write_comparison",
     "write_report",
+    "write_theory",
 ]

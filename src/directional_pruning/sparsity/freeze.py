@@ -11,6 +11,8 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from ..tensors import local_tensor
+
 __all__ = ["FrozenZeros", "freeze_zeros"]
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -142,7 +144,7 @@ class _Lock:
         self.parameter = weakref.ref(p, forget)
         self.keep: Tensor | None = None
         if p.is_floating_point() or p.is_complex():
-            keep = _local(p.detach()) != 0
+            keep = local_tensor(p.detach()) != 0
             self.keep = None if bool(keep.all()) else keep
         hooked = self.keep is not None and p.requires_grad
         self.hook = p.register_post_accumulate_grad_hook(self.clear_gradient) if hooked else None
@@ -151,7 +153,7 @@ class _Lock:
         """Set to +0.0 what is not kept."""
         if t is None or self.keep is None:
             return
-        part = _local(t)
+        part = local_tensor(t)
         if part.shape != self.keep.shape:  # a gradient that is laid out over the processes in another way
             return
         if self.keep.device != part.device:
@@ -167,11 +169,6 @@ class _Lock:
         grad = p.grad
         if grad is not None and grad.layout is torch.strided and not grad.requires_grad:
             self.clear(grad)
-
-
-def _local(t: Tensor) -> Tensor:
-    """The part of ``t`` that this process holds; t itself unless it is a DTensor."""
-    return t.to_local() if hasattr(t, "to_local") else t
 
 
 def _forget(locks: dict[int, _Lock], key: int, _: Any) -> None:

@@ -9,6 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from ..tensors import module_mode
+
 __all__ = ["LayerSparsity", "SparsityReport", "sparsity_report"]
 
 
@@ -154,18 +156,14 @@ def _count_nonzeros(p: Tensor) -> int:
 def _count_multiply_adds(model: nn.Module, example_inputs: Any) -> "_Counter":
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     counter = _Counter(model)
-    training = {module: module.training for module in model.modules()}
     # The fused encoder layer hides its products from the counter, and so does fused attention on a CPU.
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        with module_mode(model, training=False), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             model(*inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module, mode in training.items():
-            module.training = mode
     return counter
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +9,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..files import CorruptFileError, replacing
-from .processes import ALONE, Processes, gathered, scatter
+from ..tensors import read_torch_file
+from .distributed import ALONE, Processes, gathered, scatter
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -58,18 +58,7 @@ def load_checkpoint(
         FileNotFoundError: where there is no such file.
         CorruptFileError: for a file that cannot be read, or that belongs to another network or optimizer.
     """
-    with open(path, "rb") as file:
-        try:
-            # torch writes a checksum of each entry but does not look at it.
-            if (altered := ZipFile(file).testzip()) is not None:
-                raise CorruptFileError(f"{path} is not a readable checkpoint: {altered} was altered")
-            file.seek(0)
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except CorruptFileError:
-            raise
-        # torch raises whatever its unpickler or archive reader met: RuntimeError, OSError, UnpicklingError, KeyError...
-        except Exception as error:
-            raise CorruptFileError(f"{path} is not a readable checkpoint") from error
+    state = read_torch_file(path)
     try:
         scatter(model, optimizer, state)
         if scheduler is not None:

@@ -1,0 +1,1 @@
+"""What compaction knows about each operation: one rule a kind."""

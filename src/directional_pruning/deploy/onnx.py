@@ -1,0 +1,157 @@
+"""A network as one ONNX file, for other runtimes."""
+
+import logging
+import os
+import warnings
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..files import replacing
+from ..tensors import module_mode
+
+__all__ = ["export_onnx"]
+
+_LIMIT = 2**31  # bytes of a protobuf message
+_TOLERANCE = 1e-5  # float32 summed in another order
+
+
+def export_onnx(model: nn.Module, example_inputs: Any, path: str | os.PathLike[str], *, sparse: bool = False) -> None:
+    """Write a network to one ``.onnx`` file that takes any batch, and check it.
+
+    Args:
+        model: any network that ``torch.export`` takes, among them what ``compact`` returns. It is exported in
+            evaluation mode and left as it was.
+        example_inputs: a tensor, or a tuple of the arguments of ``forward``; dimension 0 of each tensor is the batch.
+        path: the file; a file of that name is replaced when the new one is whole and checked.
+        sparse: store a tensor by its nonzeros where that is smaller: 12 bytes for each in float32, 4 its value and 8
+            its position, so from 67 % zeros on. It makes the file smaller and nothing faster: ONNX Runtime turns
+            sparse tensors into dense ones when it loads them, and runs as it does without; some other runtimes refuse
+            them. Dead units are what makes a network faster: ``compact`` it first.
+
+    Where ONNX Runtime is installed the file is run on the example, on its first sample and on one sample more. Outputs
+    may differ from the network's by 1e-5 of the largest one or of 1, in half precision by ten roundings.
+
+    Raises:
+        ModuleNotFoundError: onnx or onnxscript is not installed.
+        RuntimeError: the network cannot be exported, not with any batch, or ONNX Runtime cannot run it or gives other
+            outputs. No file is left then, and an old one stays.
+        ValueError: the file would be 2 GiB or larger, which ONNX allows in several files only.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "model.onnx"
+        ...     export_onnx(nn.Linear(3, 2), torch.ones(1, 3), path)
+        ...     [file.name for file in Path(folder).iterdir()]
+        ['model.onnx']
+    """
+    for package in ("onnx", "onnxscript"):
+        if find_spec(package) is None:
+            message = f"export_onnx needs {package}: pip install 'directional-pruning[onnx]'"
+            raise ModuleNotFoundError(message, name=package)
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    if not any(isinstance(x, Tensor) and x.ndim for x in inputs):
+        kind = type(example_inputs).__name__
+        raise TypeError(f"invalid example_inputs: {kind} (must be a tensor with a batch, or a tuple with one)")
+    with module_mode(model, training=False), torch.no_grad():
+        proto = _export(model, inputs)
+        if sparse:
+            _make_sparse(proto)
+        if proto.ByteSize() >= _LIMIT:
+            raise ValueError(f"invalid model: {proto.ByteSize():,} bytes as ONNX (one file must be below {_LIMIT:,})")
+        with replacing(path) as beside:
+            beside.write_bytes(proto.SerializeToString())
+            if find_spec("onnxruntime") is not None:
+                _check(model, inputs, beside)
+
+
+def _batches(inputs: tuple, rows: Any) -> tuple:
+    """The inputs with other samples of the batch: ``rows`` maps their number to their positions."""
+    return tuple(x[rows(len(x))] if isinstance(x, Tensor) and x.ndim else x for x in inputs)
+
+
+def _export(model: nn.Module, inputs: tuple) -> Any:
+    # A batch of one would be taken for a constant.
+    inputs = _batches(inputs, lambda n: [*range(n), 0])
+    shapes = tuple({0: "batch"} if isinstance(x, Tensor) and x.ndim else None for x in inputs)
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        # The exporter prints its progress, and warns of what its own dependencies do.
+        with redirect_stdout(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(model, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
+    except Exception as error:
+        reason = _one_line(error.__cause__ or error)
+        raise RuntimeError(f"{type(model).__name__} cannot be exported to ONNX with any batch: {reason}") from error
+    finally:
+        logging.disable(level)
+    proto: Any = program.model_proto  # type: ignore[union-attr]
+    # The exporter notes at each node where its code lies on this machine.
+    for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
+        for node in nodes:
+            node.ClearField("metadata_props")
+    return proto
+
+
+def _make_sparse(proto: Any) -> None:
+    """Store initializers by position and value of their nonzeros, where that takes fewer bytes."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    kinds = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+    for dense in [tensor for tensor in proto.graph.initializer if tensor.data_type in kinds]:
+        array = numpy_helper.to_array(dense)
+        positions = np.flatnonzero(array)
+        if len(positions) * (8 + array.itemsize) >= array.nbytes:
+            continue
+        values = numpy_helper.from_array(array.reshape(-1)[positions], dense.name)
+        indices = numpy_helper.from_array(positions.astype(np.int64))
+        proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, array.shape))
+        proto.graph.initializer.remove(dense)
+
+
+def _check(model: nn.Module, inputs: tuple, path: Path) -> None:
+    """Raise RuntimeError unless ONNX Runtime computes from the file what the network does."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for sample in (inputs, _batches(inputs, lambda n: [0]), _batches(inputs, lambda n: [*range(n), 0])):
+            names = [given.name for given in session.get_inputs()]
+            arrays = [x.detach().cpu().numpy() for x in sample if isinstance(x, Tensor)]
+            actual = session.run(None, dict(zip(names, arrays, strict=True)))
+            expected = [x.cpu() for x in tree_leaves(model(*sample)) if isinstance(x, Tensor)]
+            for a, b in zip(expected, map(torch.from_numpy, actual), strict=True):
+                difference, allowed = _difference(a, b)
+                if not difference <= allowed:
+                    raise RuntimeError(f"outputs differ by {difference:.1e} of the largest (at most {allowed:.0e})")
+    except Exception as error:
+        raise RuntimeError(
+            f"ONNX Runtime does not run {type(model).__name__} as torch does: {_one_line(error)}"
+        ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _difference(expected: Tensor, actual: Tensor) -> tuple[float, float]:
+    """The largest difference as a share of the largest entry (at least 1), and what is allowed."""
+    if expected.shape != actual.shape:
+        return float("inf"), 0.0
+    if not expected.numel():
+        return 0.0, 0.0
+    if not expected.is_floating_point():
+        return float((expected != actual).any()), 0.0
+    scale = expected.abs().max().clamp(min=1.0)
+    return float((expected - actual).abs().max() / scale), max(_TOLERANCE, 10 * torch.finfo(expected.dtype).eps)

@@ -1,0 +1,117 @@
+"""How many bytes a network takes: dense, zipped and as a sparse file, beside what no such file could beat."""
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from .sparse_file import load_sparse, save_sparse
+
+__all__ = ["FileSize", "file_size"]
+
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class FileSize:
+    """Bytes of a state dict's tensors, tied ones once, and of the sparse file it makes."""
+
+    values: str
+    """In which dtype the sparse file holds the nonzeros of its sparse tensors; float32 is lossless."""
+    total: int
+    """Numbers in all tensors, buffers among them."""
+    nonzeros: int
+    """Of those, the ones that are not zero in the sparse file."""
+    dense_bytes: int
+    zipped_bytes: int
+    """The dense bytes compressed by deflate, as in a .zip file."""
+    sparse_bytes: int
+    least_bytes: float
+    """What an ideal coder needs that takes the places of zeros as random and the bytes of a value one by one."""
+
+    @property
+    def bits_per_nonzero(self) -> float:
+        """Of the sparse file, its header and its dense tensors included; NaN where everything is zero."""
+        return 8 * self.sparse_bytes / self.nonzeros if self.nonzeros else math.nan
+
+    @property
+    def least_bits_per_nonzero(self) -> float:
+        """The limit beside :attr:`bits_per_nonzero`."""
+        return 8 * self.least_bytes / self.nonzeros if self.nonzeros else math.nan
+
+
+def file_size(state: Mapping[str, Tensor], *, values: str = "float32") -> FileSize:
+    """Measure what a state dict takes dense, zipped, and in the file that ``save_sparse`` makes of it.
+
+    The limit is, for a tensor of n numbers of which a share s is zero, the entropy of the mask and of the values,
+
+        n H(s) + (1 - s) n sum_k H_k,    H(s) = -s log2(s) - (1 - s) log2(1 - s) bits,
+
+    with H_k the entropy of the k-th byte of the nonzeros, as found in this tensor; or all bits of the tensor if those
+    are fewer. The file can only come below it where zeros have a pattern or the bytes of a value depend on each other.
+
+    Raises:
+        ValueError, TypeError: as :func:`save_sparse`.
+
+    >>> weight = torch.zeros(256, 256)
+    >>> weight[:, ::16] = 1.0
+    >>> size = file_size({"weight": weight})
+    >>> size.dense_bytes, size.nonzeros, size.sparse_bytes < 2000, round(8 * size.least_bytes)
+    (262144, 4096, True, 22105)
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "model.sparse.safetensors")
+        save_sparse(state, path, values=values)
+        # What is in the file: rounded values have fewer bits, and some may have become zero.
+        stored, sparse = list(_once(load_sparse(path))), path.stat().st_size
+    return FileSize(
+        values,
+        sum(t.numel() for t in stored),
+        sum(int(t.count_nonzero()) for t in stored),
+        sum(t.nbytes for t in stored),
+        sum(map(_zipped, _once(state))),
+        sparse,
+        sum(map(_least_bits, stored)) / 8,
+    )
+
+
+def _once(state: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """The tensors, tied ones once."""
+    seen = set()
+    for t in state.values():
+        place = (t.data_ptr(), t.shape, t.stride(), t.dtype) if t.numel() else object()
+        if place not in seen:
+            seen.add(place)
+            yield t
+
+
+def _bytes(t: Tensor) -> Tensor:
+    """(numbers, bytes of each), uint8."""
+    flat = t.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).view(flat.numel(), flat.itemsize) if flat.numel() else torch.empty(0, 1).byte()
+
+
+def _zipped(t: Tensor) -> int:
+    deflate, size = zlib.compressobj(), 0
+    for part in _bytes(t).split(_CHUNK):
+        size += len(deflate.compress(part.numpy().data))
+    return size + len(deflate.flush())
+
+
+def _least_bits(t: Tensor) -> float:
+    planes = _bytes(t)
+    kept = planes.ne(0).any(1)
+    counts = torch.stack([(~kept).sum(), kept.sum()])
+    bits = _entropy(counts) + sum(_entropy(torch.bincount(plane.int(), minlength=256)) for plane in planes[kept].T)
+    return min(bits, 8.0 * planes.numel())
+
+
+def _entropy(counts: Tensor) -> float:
+    """Bits of all the symbols that were counted, under the best code for their shares."""
+    n = counts[counts > 0].double()
+    return float((n * (n.sum() / n).log2()).sum())

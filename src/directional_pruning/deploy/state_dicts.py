@@ -1,0 +1,90 @@
+"""The weights in a file, of whichever common kind it is."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..files import CorruptFileError
+from ..tensors import read_torch_file
+from .sparse_file import load_sparse
+
+__all__ = ["read_weights"]
+
+_WHERE = ("model", "state_dict", "model_state_dict")
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read all tensors of a sparse or plain ``.safetensors`` file, of a ``.onnx`` file, or of one by ``torch.save``.
+
+    The last is read with ``weights_only=True``, so nothing in it is executed; in a training checkpoint the state dict
+    is looked for under "model", "state_dict" and "model_state_dict". Of an ONNX model these are the initializers.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CorruptFileError: for a file that cannot be read, or that holds no weights.
+        ModuleNotFoundError: for a ``.onnx`` file without the package ``onnx``.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"model": torch.nn.Linear(4, 2).state_dict(), "epoch": 3}, f"{folder}/checkpoint.pt")
+    ...     list(read_weights(f"{folder}/checkpoint.pt"))
+    ['weight', 'bias']
+    """
+    path = Path(path)
+    with open(path, "rb") as file:
+        file.read(1)
+    if path.suffix == ".onnx":
+        return _read_onnx(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_torch(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("format") != "directional-pruning-sparse":
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
+    except SafetensorError as error:
+        raise CorruptFileError(f"{path}: {' '.join(str(error).split())}") from error
+    return load_sparse(path)
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    content = read_torch_file(path, what="file of weights (.safetensors, .onnx or torch's)")
+    found = [content, *(content[key] for key in _WHERE if isinstance(content, Mapping) and key in content)]
+    for state in found:
+        if isinstance(state, Mapping) and state and all(isinstance(t, Tensor) for t in state.values()):
+            return dict(state)
+    raise CorruptFileError(f"{path}: holds no state dict")
+
+
+def _read_onnx(path: Path) -> dict[str, Tensor]:
+    import onnx
+    from google.protobuf.message import DecodeError
+    from onnx import numpy_helper
+
+    def tensor(proto: Any) -> Tensor:
+        return torch.from_numpy(numpy_helper.to_array(proto).copy())
+
+    try:
+        graph = onnx.load(path).graph
+        state = {proto.name: tensor(proto) for proto in graph.initializer}
+        for proto in graph.sparse_initializer:
+            values, places, shape = tensor(proto.values), tensor(proto.indices), tuple(proto.dims)
+            dense = torch.zeros(shape, dtype=values.dtype)
+            if places.ndim == 1:
+                dense.view(-1)[places] = values
+            else:
+                dense[tuple(places.T)] = values
+            state[proto.values.name] = dense
+    except (DecodeError, ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise CorruptFileError(f"{path}: not a readable ONNX model") from error
+    if not state:
+        raise CorruptFileError(f"{path}: holds no weights")
+    return state

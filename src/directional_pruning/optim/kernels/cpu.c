@@ -1,0 +1,227 @@
+/* Updates of many tensors in one pass over memory: v += what SGD or another optimizer says, w = S_g(v). */
+
+#include "table.h"
+
+#include <math.h>
+#include <string.h>
+
+#if defined(__SSE2__) || defined(_M_X64)
+#include <immintrin.h>
+#define HAS_STREAM 1
+#else
+#define HAS_STREAM 0
+#endif
+
+/* Nobody looks at floating-point exceptions, so both sides of a choice may be computed: else GCC keeps a branch. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-trapping-math")
+#endif
+
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+
+/* Compiled for the baseline and for processors with AVX2 and FMA or with AVX-512; the loader picks. */
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
+#define WIDEST __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define WIDEST
+#endif
+
+#define AT(type, address, i) ((type *)(intptr_t)(address) + (i))
+
+typedef struct {
+    float lr, momentum, decay, sign;
+    int nesterov, power;
+} Rates;
+
+typedef uint16_t bfloat16;
+
+INLINE float as_float(bfloat16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
+/* To the nearest number of bfloat16, ties to even, as torch rounds; NaN stays NaN. */
+INLINE float round_bfloat16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = x != x ? 0x7fc00000 : (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+    memcpy(&x, &bits, sizeof bits);
+    return x;
+}
+
+/* A negative survivor too small for bfloat16 rounds to -0.0; adding 0.0 makes it +0.0. */
+INLINE bfloat16 as_bfloat16(float x) {
+    uint32_t bits;
+    x = round_bfloat16(x) + 0.0f;
+    memcpy(&bits, &x, sizeof bits);
+    return (bfloat16)(bits >> 16);
+}
+
+/* S_g(x) = x - clamp(x, -g, g). The comparisons let NaN through, and x - x makes what is pruned +0.0. */
+INLINE float shrink(float x, float g) {
+    float inside = x < -g ? -g : x > g ? g : x;
+    return x - inside;
+}
+
+/* 0 up to g; beyond it x (1 - (g / |x|)^power) for a power of 1, 2 or 4. */
+INLINE float cut(float x, float g, int power) {
+    float ratio = g / x, square = ratio * ratio;
+    float beyond = power == 1 ? shrink(x, g) : x * (1.0f - (power == 2 ? square : square * square));
+    return fabsf(x) <= g ? 0.0f : beyond;
+}
+
+/* d += decay * w, b = momentum * b + d, v -= lr * (b, or d + momentum * b if nesterov), w = S_g(v). */
+#define DEFINE_UPDATE(name, weight, to_weight, weight_to_float, gradient, to_float)                                   \
+    INLINE void name(weight *restrict w, float *restrict v, const gradient *restrict d, float *restrict b,            \
+                     Py_ssize_t n, Rates rates, float g, int has_decay, int has_momentum) {                           \
+        for (Py_ssize_t i = 0; i < n; i++) {                                                                          \
+            float step = rates.sign * to_float(d[i]);                                                                 \
+            if (has_decay) step += rates.decay * weight_to_float(w[i]);                                               \
+            if (has_momentum) {                                                                                       \
+                float velocity = rates.momentum * b[i] + step;                                                        \
+                b[i] = velocity;                                                                                      \
+                step = rates.nesterov ? step + rates.momentum * velocity : velocity;                                  \
+            }                                                                                                         \
+            float x = v[i] - rates.lr * step;                                                                         \
+            v[i] = x;                                                                                                 \
+            w[i] = to_weight(shrink(x, g));                                                                           \
+        }                                                                                                             \
+    }
+DEFINE_UPDATE(update_float, float, , , float, )
+DEFINE_UPDATE(update_bfloat16, bfloat16, as_bfloat16, as_float, bfloat16, as_float)
+DEFINE_UPDATE(update_bfloat16_float, bfloat16, as_bfloat16, as_float, float, )
+
+/* v += w - cut(v, before), w = cut(v, g), the difference taken in the precision of w. */
+#define DEFINE_FOLLOW(name, weight, to_weight, to_float, round)                                                       \
+    INLINE void name(weight *restrict w, float *restrict v, Py_ssize_t n, float before, float g, int power) {         \
+        for (Py_ssize_t i = 0; i < n; i++) {                                                                          \
+            float x = v[i] + round(to_float(w[i]) - (round(cut(v[i], before, power)) + 0.0f));                        \
+            v[i] = x;                                                                                                 \
+            w[i] = to_weight(cut(x, g, power));                                                                       \
+        }                                                                                                             \
+    }
+DEFINE_FOLLOW(follow, float, , , )
+DEFINE_FOLLOW(follow_bfloat16, bfloat16, as_bfloat16, as_float, round_bfloat16)
+
+/* So that each loop is compiled with and without decay and momentum, and for each power. */
+#define UPDATE(name, weight, gradient)                                                                                \
+    do {                                                                                                              \
+        const gradient *d = AT(const gradient, row->d, from);                                                         \
+        if (rates.decay != 0 && row->b) name((weight *)w, v, d, AT(float, row->b, from), n, rates, g, 1, 1);          \
+        else if (rates.decay != 0) name((weight *)w, v, d, NULL, n, rates, g, 1, 0);                                  \
+        else if (row->b) name((weight *)w, v, d, AT(float, row->b, from), n, rates, g, 0, 1);                         \
+        else name((weight *)w, v, d, NULL, n, rates, g, 0, 0);                                                        \
+    } while (0)
+
+#define FOLLOW(name)                                                                                                  \
+    do {                                                                                                              \
+        if (rates.power == 1) name(w, v, n, before, g, 1);                                                            \
+        else if (rates.power == 2) name(w, v, n, before, g, 2);                                                       \
+        else name(w, v, n, before, g, 4);                                                                             \
+    } while (0)
+
+/* Update n elements of a tensor, from the given one on; the new weights go to w, where the old ones are if read. */
+INLINE void update_elements(const Row *row, Py_ssize_t from, Py_ssize_t n, void *w, Rates rates) {
+    float before = (float)row->before, g = (float)*AT(const double, row->g, 0), *v = AT(float, row->v, from);
+    if (!row->d && row->w_bytes == 4) FOLLOW(follow);
+    else if (!row->d) FOLLOW(follow_bfloat16);
+    else if (row->w_bytes == 4) UPDATE(update_float, float, float);
+    else if (row->d_bytes == 2) UPDATE(update_bfloat16, bfloat16, bfloat16);
+    else UPDATE(update_bfloat16_float, bfloat16, float);
+}
+
+/* Elements at a time, and how far ahead of them memory is asked for what they need: the hardware's own prefetching ends
+   with each page. */
+#define BLOCK 64
+#define AHEAD 512
+
+INLINE void prefetch(int64_t address, int64_t from, int64_t bytes) {
+    for (int i = 0; address && i < BLOCK * bytes; i += 64) __builtin_prefetch(AT(char, address, from * bytes + i));
+}
+
+/* Past the caches an ordinary store first reads the line it will overwrite; a streaming store does not. So weights that
+   are only written are made in a block, and that is streamed, from an address that is a multiple of 64. */
+WIDEST static void update_part(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates rates, int streaming) {
+    _Alignas(64) char block[BLOCK * sizeof(float)];
+    streaming = HAS_STREAM && streaming && row->d && rates.decay == 0;
+    for (; n >= BLOCK; from += BLOCK, n -= BLOCK) {
+        char *w = AT(char, row->w, from * row->w_bytes);
+        prefetch(row->v, from + AHEAD, sizeof(float));
+        prefetch(row->d, from + AHEAD, row->d_bytes);
+        prefetch(row->b, from + AHEAD, sizeof(float));
+        if (!streaming) prefetch(row->w, from + AHEAD, row->w_bytes);
+        update_elements(row, from, BLOCK, streaming ? block : w, rates);
+#if HAS_STREAM
+        for (int i = 0; streaming && i < BLOCK * row->w_bytes; i += 16)
+            _mm_stream_si128((__m128i *)(w + i), _mm_load_si128((const __m128i *)(block + i)));
+#endif
+    }
+#if HAS_STREAM
+    if (streaming) _mm_sfence();
+#endif
+    update_elements(row, from, n, AT(char, row->w, from * row->w_bytes), rates);
+}
+
+/* Of the elements of all tensors, laid end to end, update those from begin to end. */
+static void update_range(const Row *row, const Row *last, Py_ssize_t begin, Py_ssize_t end, Rates rates,
+                         int streaming) {
+    for (Py_ssize_t first = 0; row < last; first += (Py_ssize_t)row->elements, row++) {
+        Py_ssize_t from = begin > first ? begin - first : 0;
+        Py_ssize_t to = end < first + row->elements ? end - first : (Py_ssize_t)row->elements;
+        if (from >= to) continue;
+        Py_ssize_t head = streaming ? (Py_ssize_t)(-(row->w + from * row->w_bytes) & 63) / (Py_ssize_t)row->w_bytes : 0;
+        if (head > to - from) head = to - from;
+        update_part(row, from, head, rates, 0);
+        update_part(row, from + head, to - from - head, rates, streaming);
+    }
+}
+
+/* n += 1 and g += scale * (n^mu - (n-1)^mu) for each tensor. */
+static void raise_thresholds(Row *row, const Row *last, double scale, double mu) {
+    for (; row < last; row++) {
+        float *n = AT(float, row->n, 0);
+        double *g = AT(double, row->g, 0);
+        *n += 1;
+        row->before = *g;
+        *g += scale * (pow(*n, mu) - pow((double)*n - 1, mu));
+    }
+}
+
+/* update(table, scale, mu, lr, momentum, decay, nesterov, maximize, power, threads, least, streaming)
+
+   Raise the thresholds of all tensors and update them, on so many threads, each of which gets the least number of
+   elements, and with streaming stores from so many elements on. torch's OpenMP is in the process already, so these are
+   torch's threads: others would wait for the ones that spin there. */
+PyObject *native_update(PyObject *Py_UNUSED(module), PyObject *args) {
+    Py_buffer table;
+    Rates rates;
+    double scale, mu;
+    int maximize;
+    Py_ssize_t threads, least, streaming;
+    if (!PyArg_ParseTuple(args, "w*ddfffppinnn", &table, &scale, &mu, &rates.lr, &rates.momentum, &rates.decay,
+                          &rates.nesterov, &maximize, &rates.power, &threads, &least, &streaming))
+        return NULL;
+    rates.sign = maximize ? -1.0f : 1.0f;
+    Py_BEGIN_ALLOW_THREADS
+    Row *rows = table.buf, *last = rows + table.len / (Py_ssize_t)sizeof(Row);
+    Py_ssize_t elements = 0;
+    for (Row *row = rows; row < last; row++) elements += (Py_ssize_t)row->elements;
+    if (threads > elements / least) threads = elements / least;
+    if (threads < 1) threads = 1;
+    raise_thresholds(rows, last, scale, mu);
+#pragma omp parallel for num_threads((int)threads) schedule(static, 1) if (threads > 1)
+    for (Py_ssize_t part = 0; part < threads; part++) {
+        Py_ssize_t begin = elements / threads * part;
+        Py_ssize_t end = part + 1 < threads ? elements / threads * (part + 1) : elements;
+        update_range(rows, last, begin, end, rates, elements >= streaming);
+    }
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&table);
+    Py_RETURN_NONE;
+}
