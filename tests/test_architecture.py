@@ -14,17 +14,19 @@ import directional_pruning
 
 ROOT = Path(directional_pruning.__file__).parent
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
-GROUND = {"files", "tensors", "run_folder"}  # single files below all rooms
+BASE = {"files", "tensors", "progress"}  # single files below all rooms
+GROUND = BASE | {"run_folder"}
 LIBRARY = {"optim", "sparsity", "deploy", "landscape", "models", "data"}
 # Each room -> the rooms and files it may import, beside itself.
 MAY_IMPORT = {
-    **{room: {"files", "tensors"} for room in LIBRARY},
-    "training": LIBRARY | {"files", "tensors"},
+    **dict.fromkeys(LIBRARY, BASE),
+    "training": LIBRARY | BASE,
     "runs": LIBRARY | GROUND | {"training"},
     "studies": LIBRARY | GROUND | {"runs"},
     "report": {"files", "run_folder"},
     "cli": LIBRARY | GROUND | {"training", "runs", "studies", "report", "__init__"},
     "files": set(),
+    "progress": set(),
     "tensors": {"files"},
     "run_folder": {"files"},
     "__init__": LIBRARY,
