@@ -54,7 +54,7 @@ def weights(folder):
 def test_train_trains_both_networks_shows_them_and_writes_the_run(tmp_path):
     done = run("train", "digits", "--epochs", 3, "--seed", 5, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    for text in ("dense twin", "sparse", "test accuracy", "zeros, of all parameters", "94,186 parameters"):
+    for text in ("dense baseline", "sparse", "test accuracy", "zeros, of all parameters", "94,186 parameters"):
         assert text in done.stdout
     folder = tmp_path / "runs" / "digits-seed5"
     assert f"report: {folder.relative_to(tmp_path)}/report.html" in done.stdout

@@ -25,7 +25,7 @@ from directional_pruning.report.plots.training import (
 )
 from directional_pruning.report.published import published, published_row
 
-# The table of the paper: recipe, c, mu, zeros and test accuracy in percent, as printed; and the dense twin's accuracy.
+# The table of the paper: recipe, c, mu, zeros and test accuracy in percent, as printed; the baseline's accuracy.
 TABLE = [
     ("vgg16-cifar10", 0.0005, 0.4, "24.4", "90.87", "90.82"),
     ("vgg16-cifar10", 0.0005, 0.51, "61.4", "91.02", "90.82"),
@@ -327,7 +327,7 @@ def test_accuracy_against_zeros_has_our_points_the_papers_and_the_other_methods(
     assert (1.0, 75.16) in points
     words = [text.get_text() for text in axes.get_legend().get_texts()]
     assert words[:3] == ["ours", "the paper", "the paper, other schedule"]
-    assert {"magnitude", "magnitude, extended", "variational dropout", "random", "dense twin, ours"} <= set(words)
+    assert {"magnitude", "magnitude, extended", "variational dropout", "random", "dense baseline, ours"} <= set(words)
 
 
 def test_the_axis_of_zeros_has_round_ticks_however_short_it_is(tmp_path):

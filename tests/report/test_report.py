@@ -141,7 +141,7 @@ def parsed(page):
 def test_a_finished_run_is_told_in_one_sentence_and_one_table(tmp_path):
     page = read_page(make_run(tmp_path))
     text = visible(page)
-    sentence = "92.6 % of all parameters are exactly zero; test accuracy 99.4 % against 99.5 % for the dense twin"
+    sentence = "92.6 % of all parameters are exactly zero; test accuracy 99.4 % against 99.5 % for the dense baseline"
     assert sentence in text
     for shown in ("99.44 %", "99.53 %", "92.6 %", "93.1 %", "17.0 kB", "379 kB", "15.1 s", "94,000", "22 times less"):
         assert shown in text
@@ -207,7 +207,7 @@ def test_what_the_files_say_is_text_not_markup(tmp_path):
     ("lines", "headline", "figures"),
     [
         ([], "no epoch is complete yet", set()),
-        ([*epochs("sgd", 1)], "the dense twin is at epoch 1 of 4", FIGURES - {"layers", "histogram"}),
+        ([*epochs("sgd", 1)], "the dense baseline is at epoch 1 of 4", FIGURES - {"layers", "histogram"}),
         ([*epochs("sgd"), *epochs("grda", 2)], "gRDA is at epoch 2 of 4", FIGURES - {"layers", "histogram"}),
     ],
 )

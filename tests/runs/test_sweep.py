@@ -103,9 +103,9 @@ def test_a_run_that_diverges_is_named_and_the_others_finish(tmp_path, jobs):
     assert all("the loss is" in what and "step" in what for what in diverged.values())
     assert [(run / "summary.json").exists() for run in runs] == [False, True, False]
     # The page and the comparison say so too: a run that diverged is not one that was stopped.
-    assert "The dense twin diverged: the loss is" in write_report(runs[0]).read_text()
+    assert "The dense baseline diverged: the loss is" in write_report(runs[0]).read_text()
     flags = [flag for row in comparison_rows([folder]) for flag in row.flags]
-    assert any(f"seed 1: dense twin diverged, {diverged[runs[0]]}" == flag for flag in flags)
+    assert any(f"seed 1: dense baseline diverged, {diverged[runs[0]]}" == flag for flag in flags)
 
 
 def test_one_run_side_by_side_is_the_run(tmp_path, alone):

@@ -212,7 +212,7 @@ def test_two_checkpoints_from_elsewhere(elsewhere, monkeypatch, capsys, suffix):
     assert config["between"] == [str(elsewhere / f"{name}.{suffix}") for name in "ab"]
     page = (elsewhere / "out" / "report.html").read_text()
     assert f"a.{suffix}" in page
-    assert "dense twin" not in page
+    assert "dense baseline" not in page
     # The same command goes on; the folder is not taken for others.
     assert dirprune(monkeypatch, capsys, *command)[0] == 0
     other = [arg if arg != "theirs:data" else "theirs:train_alone" for arg in command]

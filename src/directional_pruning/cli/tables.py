@@ -24,7 +24,7 @@ def train_table(run: Path, recipe: "Recipe") -> "Table":
 
     summary = json.loads((run / "summary.json").read_text())
     sgd, grda = summary["sgd"], summary["grda"]
-    table = Table("", "dense twin", "sparse", title=f"{summary['recipe']}: {summary['parameters']:,} parameters")
+    table = Table("", "dense baseline", "sparse", title=f"{summary['recipe']}: {summary['parameters']:,} parameters")
     paper = published_row(recipe.name, recipe.c, recipe.mu)
     published = {}
     if paper is not None:

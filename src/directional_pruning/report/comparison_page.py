@@ -7,7 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from .captions import ABOUT, duration, points
+from .captions import ABOUT
+from .formatting import duration, points
 from .groups import Group, gather
 from .html import document, pictures, section, write
 from .plots import tradeoff as at_the_end

@@ -36,7 +36,7 @@ class Group:
     protocol: str
     runs: tuple[Run, ...]
     twins: Mapping[str, Run]
-    """By seed, the runs of the recipe and protocol that hold a dense twin."""
+    """By seed, the runs of the recipe and protocol that hold a dense baseline."""
     known: Published | None
 
     @property

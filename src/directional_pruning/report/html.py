@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping
+from functools import cache
 from html import escape
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def document(title: str, body: str) -> str:
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
-<style>{_STYLE}</style>
+<style>
+{_style()}</style>
 </head>
 <body>
 {body}
@@ -61,59 +63,15 @@ def document(title: str, body: str) -> str:
 """
 
 
-def _colours(of: dict[str, str]) -> str:
-    named = {"ink": INK, "muted": MUTED, "rule": GRID, "ground": GROUND, "sgd": COLOURS["sgd"], "grda": COLOURS["grda"]}
-    return "".join(f"--{name}:{of.get(colour, colour)};" for name, colour in named.items())
+@cache
+def _style() -> str:
+    """The style sheet, with the colours of the figures, for light and dark, as its custom properties."""
+    day, night = _properties({}), _properties(AT_NIGHT)
+    properties = f":root {{ --fonts: {FONTS}; {day} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {night} }} }}\n"
+    properties += f"@media print {{ :root {{ {day} }} }}\n"
+    return properties + Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
-_STYLE = f"""
-:root {{ color-scheme: light dark; {_colours({})} }}
-@media (prefers-color-scheme: dark) {{ :root {{ {_colours(AT_NIGHT)} }} }}
-@media print {{ :root {{ color-scheme: light; {_colours({})} }} }}
-* {{ box-sizing: border-box; }}
-html {{ background: var(--ground); color: var(--ink); font: 16px/1.55 {FONTS}; -webkit-text-size-adjust: 100%; }}
-body {{ max-width: 58rem; margin: 0 auto; padding: 3rem 1.25rem 4rem; }}
-header p, h1, h2, section > p {{ max-width: 42rem; }}
-.recipe {{ margin: 0 0 .5rem; color: var(--grda); font-weight: 600; overflow-wrap: anywhere; }}
-h1 {{ margin: 0 0 1rem; font-size: clamp(1.5rem, 1.1rem + 2vw, 2.1rem); line-height: 1.2; letter-spacing: -.015em;
-     text-wrap: balance; }}
-h2 {{ margin: 3rem 0 .75rem; font-size: 1.2rem; letter-spacing: -.005em; }}
-p {{ margin: 0 0 1rem; }}
-.about {{ color: var(--muted); }}
-.sgd {{ color: var(--sgd); }} .grda {{ color: var(--grda); }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .4rem 0 .4rem 1.25rem; border-bottom: 1px solid var(--rule); text-align: right;
-         vertical-align: baseline; }}
-th:first-child, td:first-child {{ padding-left: 0; text-align: left; }}
-th {{ font-weight: 400; color: var(--muted); }}
-thead th {{ font-weight: 600; white-space: nowrap; }}
-thead .sgd {{ color: var(--sgd); }}
-thead .grda {{ color: var(--grda); }}
-.results {{ width: 100%; max-width: 42rem; }}
-.compared {{ width: 100%; font-size: .85rem; }}
-.compared td, .compared th {{ padding-left: .8rem; white-space: nowrap; }}
-.compared thead th {{ text-align: right; white-space: normal; vertical-align: bottom; }}
-.compared thead tr:first-child th {{ padding-bottom: 0; border: 0; color: var(--ink); }}
-.compared small {{ display: block; color: var(--muted); font-size: .85em; line-height: 1; }}
-.compared th:first-child {{ padding-left: 0; color: var(--ink); }}
-.compared tr:has(+ .flags) > * {{ border-bottom: 0; padding-bottom: 0; }}
-.compared .flags td {{ padding: 0 0 .4rem; color: var(--muted); text-align: left; white-space: normal; }}
-.compared:last-child {{ margin-bottom: 1.75rem; }}
-.compared + .about {{ margin-top: 1rem; font-size: .85rem; }}
-.settings td {{ min-width: 6rem; text-align: left; overflow-wrap: anywhere; }}
-.settings td + td {{ color: var(--muted); }}
-@media (max-width: 30rem) {{ table {{ font-size: .9rem; }} th, td {{ padding-left: .75rem; }} }}
-.pictures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 2.25rem 2rem;
-             align-items: start; }}
-figure {{ display: grid; grid-template-rows: subgrid; grid-row: span 2; gap: .75rem; margin: 0; max-width: 30rem; }}
-img {{ display: block; width: 100%; height: auto; }}
-pre {{ margin: 0 0 1rem; padding: .75rem 1rem; border: 1px solid var(--rule); border-radius: .4rem; overflow-x: auto;
-      user-select: all; white-space: pre-wrap; overflow-wrap: anywhere; }}
-code {{ font: .9em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }}
-@media print {{
-  html {{ font-size: 10.5pt; }} body {{ max-width: none; padding: 0; }}
-  figure, tr, pre {{ break-inside: avoid; }} h2 {{ break-after: avoid; }}
-  .pictures {{ grid-template-columns: 1fr 1fr; gap: 1.5rem; }}
-}}
-"""
+def _properties(dark: Mapping[str, str]) -> str:
+    colours = {"ink": INK, "muted": MUTED, "rule": GRID, "ground": GROUND, **COLOURS}
+    return "".join(f"--{name}:{dark.get(colour, colour)};" for name, colour in colours.items())

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..run_folder import NETWORKS, Record, Run, read_run
-from .captions import ABOUT, MEANINGS, NAMES, amount, captions, decimal, duration, headline, percent, points, size
+from .captions import ABOUT, MEANINGS, captions, headline
+from .formatting import NAMES, amount, decimal, duration, percent, points, size
 from .html import document, pictures, section, write
 from .plots import curvature, landscape
 from .plots import run as figures
@@ -122,7 +123,7 @@ def _paper(run: Run) -> tuple[str, str, str]:
     for label, network, key, theirs in (
         ("Zeros, all parameters", "grda", "sparsity_all", stats["sparsity_all"]),
         ("Test accuracy, gRDA", "grda", "test_accuracy", stats["test_accuracy"]),
-        ("Test accuracy, dense twin", "sgd", "test_accuracy", stats.get("twin_accuracy")),
+        ("Test accuracy, dense baseline", "sgd", "test_accuracy", stats.get("twin_accuracy")),
     ):
         if theirs is not None:
             value = (run.summary.get(network) or {}).get(key)

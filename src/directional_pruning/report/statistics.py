@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from ..run_folder import Run
-from .captions import NAMES, percent, points
+from .formatting import NAMES, percent, points
 from .groups import Group, gather, is_finished, seed_of
 from .published import Published, Setting
 
@@ -79,7 +79,7 @@ def row_of(group: Group) -> Row:
     results = [run.summary["grda"] for run in finished]
     if not results:  # the zeros so far
         results = [{k: v for k, v in run.of("grda")[-1].items() if k in _ZEROS} for run in group.runs if run.of("grda")]
-    # A sweep need not train the dense twin of a seed once more for each setting.
+    # A sweep need not train the dense baseline of a seed once more for each setting.
     dense = [(run.summary.get("sgd") or _twin(group, run)) for run in finished]
     return Row(
         group.recipe,
@@ -98,7 +98,7 @@ def row_of(group: Group) -> Row:
 
 
 def paper_stats(known: Published | None, row: Setting | None) -> dict[str, Stat]:
-    """The means and deviations of a published row and its dense twin, those the paper has."""
+    """The means and deviations of a published row and its dense baseline, those the paper has."""
     if known is None or row is None:
         return {}
     stats = {
@@ -187,7 +187,7 @@ def _flags(group: Group) -> Iterable[str]:
 
 
 def _twin(group: Group, run: Run) -> Mapping[str, Any]:
-    """The result of the dense twin that another run of this seed has trained."""
+    """The result of the dense baseline that another run of this seed has trained."""
     other = group.twins.get(seed_of(run))
     return {} if other is None else other.summary.get("sgd", {})
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ...files import CorruptFileError
-from ..captions import decimal
+from ..formatting import decimal
 from .landscape import check_shape, read_arrays
 from .style import COLOURS, MUTED, STEPS, apart, new_figure, note, panel, styled
 

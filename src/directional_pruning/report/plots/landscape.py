@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ...files import CorruptFileError
 from ...run_folder import printable
-from ..captions import NOT_FINITE, decimal, percent
+from ..formatting import NOT_FINITE, decimal, percent
 from .run import log_ticks, shortened
 from .style import COLOURS, GROUND, INK, MUTED, STEPS, apart, new_figure, note, panel, range_of, styled
 

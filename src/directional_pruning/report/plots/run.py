@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ...run_folder import Record
-from ..captions import NAMES, accuracy_of, amount, decimal, percent
+from ..captions import accuracy_of
+from ..formatting import NAMES, amount, decimal, percent
 from ..published import published
 from .style import (
     COLOURS,

@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ...run_folder import Record
-from ..captions import NAMES, NOT_FINITE, decimal
+from ..formatting import NAMES, NOT_FINITE, decimal
 
 P = ParamSpec("P")
 T = TypeVar("T")

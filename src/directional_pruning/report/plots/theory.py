@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from ...files import replacing
-from ..captions import decimal
+from ..formatting import decimal
 from .landscape import Arrays, check_shape, read_arrays
 from .run import log_ticks
 from .style import COLOURS, MUTED, apart, new_figure, note, panel, styled, to_svg

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from ...run_folder import Run
-from ..captions import decimal
+from ..formatting import decimal
 from ..groups import Group
 from ..statistics import Stat, row_of
 from .style import COLOURS, DASHED, GROUND, HEIGHT, MUTED, STEPS, new_figure, note, panel, range_of, styled
@@ -24,7 +24,7 @@ _TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 def accuracy_against_zeros(groups: Sequence[Group]) -> Figure | None:
     """Test accuracy at the end against zeros, an axis on which halving what is left is always the same way.
 
-    Ours filled, the paper's hollow, bars of one sample deviation; the dense twins are level lines, and other methods
+    Ours filled, the paper's hollow, bars of one sample deviation. Dense baselines are level lines; other methods
     on the same network and data are lines of grey.
     """
     rows = [(row_of(group), colour_of(at)) for at, group in enumerate(groups)]
@@ -64,10 +64,10 @@ def accuracy_against_zeros(groups: Sequence[Group]) -> Figure | None:
     dense = _dense(groups)
     for level in sorted(dense):
         axes.axhline(100 * level, color=COLOURS["sgd"], linewidth=1.4)
-    handles += [_sample("", COLOURS["sgd"], "dense twin, ours", linestyle="-")] * bool(dense)
+    handles += [_sample("", COLOURS["sgd"], "dense baseline, ours", linestyle="-")] * bool(dense)
     if known and known.twin:
         axes.axhline(100 * known.twin.test_accuracy, color=COLOURS["sgd"], linewidth=1.4, linestyle=DASHED)
-        handles.append(_sample("", COLOURS["sgd"], "dense twin, the paper", linestyle=DASHED))
+        handles.append(_sample("", COLOURS["sgd"], "dense baseline, the paper", linestyle=DASHED))
         dense.add(known.twin.test_accuracy)
     heights += [100 * level for level in dense]
     low, high = range_of([np.array(heights)])
@@ -162,7 +162,7 @@ def _sample(marker: str, colour: str, label: str, *, hollow: bool = False, **cha
 
 
 def _dense(groups: Sequence[Group]) -> set[float]:
-    """The mean test accuracy of the dense twins of each protocol."""
+    """The mean test accuracy of the dense baselines of each protocol."""
     levels = set()
     for group in {group.protocol: group for group in groups}.values():
         found = [

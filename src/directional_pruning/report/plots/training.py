@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from ...run_folder import Run
-from ..captions import decimal, percent
+from ..formatting import decimal, percent
 from ..groups import Group
 from .run import log_ticks
 from .style import (
@@ -103,7 +103,7 @@ def norm_ratio_over_training(groups: Groups) -> Figure | None:
 
 
 def _curves(groups: Groups, key: str, published_key: str, unit: float, *, dense: bool = True) -> list[Curve]:
-    """Ours with a name, the dense twins among them, each protocol's once; then the paper's, without one."""
+    """Ours with a name, the dense baselines among them, each protocol's once; then the paper's, without one."""
     known, shares = groups[0].known, in_shares(groups)
     curves, theirs = [], {}
 
