@@ -57,7 +57,7 @@ class GradualMagnitude:
 def prepare(method, strength, recipe, model, steps):
     """The optimizer to step and the one whose rate is scheduled."""
     prune, keep = prunable_groups(model, skip=recipe.skip)
-    base = recipe.base([prune, keep], lr=recipe.lr)
+    base = recipe.base([prune, keep], lr=recipe.lr, weight_decay=recipe.weight_decay)
     if method in ("directional", "soft"):
         optimizer = Directional(base, c=strength, mu=recipe.mu, power=4 if method == "directional" else 1)
         return optimizer, optimizer
@@ -75,9 +75,9 @@ def prepare(method, strength, recipe, model, steps):
 def train(method, strength, seed):
     """One run: its loss per character on the validation text and its zeros among the weights that are pruned."""
     recipe = chars_recipe()
-    splits = recipe.data(torch.device("cpu"))
+    splits = recipe.splits(torch.device("cpu"))
     torch.manual_seed(seed)
-    model = recipe.model()
+    model = recipe.network()
     steps = recipe.epochs * -(-len(splits.train) // recipe.batch_size)
     optimizer, scheduled = prepare(method, strength, recipe, model, steps)
     records = fit(

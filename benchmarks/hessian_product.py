@@ -9,6 +9,8 @@ method once, so that all see the same machine; the figures are medians, and rati
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +40,7 @@ def main():
         return total
 
     full, gauss = (hessian_product(model, F.cross_entropy, batches, gauss_newton=g) for g in (False, True))
-    methods = {"gradient": gradient, "Hessian": lambda: full(v), "Gauss-Newton": lambda: gauss(v)}
+    methods: dict[str, Callable] = {"gradient": gradient, "Hessian": lambda: full(v), "Gauss-Newton": lambda: gauss(v)}
     try:
         from curvlinops import GGNLinearOperator, HessianLinearOperator
 
@@ -46,7 +48,7 @@ def main():
             loss = torch.nn.CrossEntropyLoss()
             theirs = kind(model, loss, parameters, batches, check_deterministic=False, num_data=len(train))
             torch.testing.assert_close(theirs @ v, methods[name](), rtol=1e-3, atol=1e-5)
-            methods[f"{name}, curvlinops"] = lambda theirs=theirs: theirs @ v
+            methods[f"{name}, curvlinops"] = partial(theirs.__matmul__, v)
     except ModuleNotFoundError:
         print("curvlinops is not installed: pip install curvlinops-for-pytorch")
 

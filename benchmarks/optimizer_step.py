@@ -25,6 +25,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -32,11 +33,6 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from directional_pruning import GRDA, Directional, models
-
-try:
-    from torchao.prototype.pat.optim import PruneOptimizer
-except ImportError:
-    PruneOptimizer = None
 
 
 def resnet50():
@@ -87,6 +83,8 @@ class Row(NamedTuple):
 
 def pat(base, params, **options):
     """torchao's lasso on single weights over a base, which keeps a latent copy of the weights."""
+    from torchao.prototype.pat.optim import PruneOptimizer
+
     group = {"params": params, "prox_type": "ProxLasso", "group_type": "ElemGrouper"}
     return PruneOptimizer(base([group], lr=1e-6, fused=True, **options), reg_lambda=1e-3)
 
@@ -109,7 +107,7 @@ ROWS = {
     "Directional(SGD(fused))": Row(lambda p: Directional(SGD(p, lr=1e-6, fused=True), c=1e-3), 5, 2),
     "Directional(AdamW(fused))": Row(lambda p: Directional(AdamW(p, lr=1e-6, fused=True), c=1e-3), 9, 2),
 }
-if PruneOptimizer is not None:
+if find_spec("torchao"):
     ROWS["PAT(SGD(fused))"] = Row(lambda p: pat(SGD, p), 4, 0)
     ROWS["PAT(AdamW(fused))"] = Row(lambda p: pat(AdamW, p), 8, 0)
 COMPILED = {

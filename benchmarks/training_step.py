@@ -45,7 +45,7 @@ def clock(step, device):
 def training_step(args, make, device, autocast):
     """A step of a network of its own, and the bytes of its parameters."""
     torch.manual_seed(0)
-    model = build(args.model, 1000).to(device, memory_format=torch.channels_last)
+    model = build(args.model, 1000).to(device).to(memory_format=torch.channels_last)  # pyrefly: ignore
     optimizer = make(model.parameters())
     images = torch.randn(args.batch, 3, args.size, args.size, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(1000, (args.batch,), device=device)
@@ -77,7 +77,7 @@ def main():
     print(f"{args.model}, {args.batch} images of {args.size} x {args.size}, {'bfloat16' if autocast else 'float32'}")
     print(f"{place}, torch {torch.__version__}, Python {platform.python_version()}, {args.rounds} rounds")
 
-    steps, memory = {}, {}
+    steps, memory, size = {}, {}, 0
     with measured_convolutions(device):
         for name, make in OPTIMIZERS.items():
             before = torch.cuda.memory_allocated(device) if cuda else 0

@@ -13,11 +13,13 @@ def stand_in_for_torchvision():
     Wheels of torchvision are built against a CUDA torch; beside a CPU-only one their library fails, silently, and the
     import then ends in "operator torchvision::nms does not exist". timm and torchmetrics import torchvision.
     """
-    found = find_spec("torchvision")
-    if found is None:
+    package = find_spec("torchvision")
+    if package is None or package.origin is None:
         return None
+    folder = Path(package.origin).parent
     try:
-        torch.ops.load_library(str(Path(found.origin).with_name("_C.so")))
+        # Until 0.28 the library is named _C, from 0.29 on _C_stable.
+        torch.ops.load_library(str(next(folder.glob("_C*"), folder / "_C.so")))
     except OSError:
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):

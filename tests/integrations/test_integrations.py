@@ -131,8 +131,8 @@ def test_trainer_of_transformers(tmp_path):
         def __len__(self):
             return 32
 
-        def __getitem__(self, i):
-            tokens = torch.randint(0, 50, (12,), generator=torch.Generator().manual_seed(i))
+        def __getitem__(self, index):
+            tokens = torch.randint(0, 50, (12,), generator=torch.Generator().manual_seed(index))
             return {"input_ids": tokens, "labels": tokens}
 
     config = transformers.GPT2Config(

@@ -214,7 +214,7 @@ def test_after_another_optimizer_the_kernel_is_torchs_operations_to_the_bit(many
         w, v, g, n = ours
         assert batch.add(w, v, None, g, n)
         batch.flush()
-        follow_with_torch(*theirs, 0.1, 0.3, 0.6)
+        follow_with_torch(*theirs, lr=0.1, c=0.3, mu=0.6)
         for a, b in zip(ours[:2], theirs[:2]):
             assert_same_bits(a, b)
         assert ours[2:] == theirs[2:]
@@ -405,10 +405,10 @@ class Meddling(torch.overrides.TorchFunctionMode):
     def __init__(self, deed):
         self.deed = deed
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function == torch.Tensor.grad.__get__:
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func == torch.Tensor.grad.__get__:
             self.deed()
-        return function(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
 
 def test_code_that_runs_while_the_parameters_are_read_may_change_their_list_or_stop_the_step():

@@ -228,7 +228,7 @@ def test_groups_rates_and_hooks_are_shared_with_the_base():
 
 def test_a_parameter_without_gradient_and_a_rate_of_zero_change_nothing():
     first, second = parameters()
-    optimizer = Directional(SGD([first, second], lr=0.1), c=1.0)
+    optimizer, frozen = Directional(SGD([first, second], lr=0.1), c=1.0), {}
     for n in range(6):
         if n == 4:
             frozen = copy.deepcopy(optimizer.state_dict()["state"])

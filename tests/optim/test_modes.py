@@ -76,10 +76,9 @@ def test_every_mode_gives_the_same_numbers(name, mode, dtype):
 def test_without_pruning_each_mode_is_sgd_in_that_mode_bit_for_bit(foreach, dtype):
     options = {**HYPERPARAMETERS["sgd"], "foreach": foreach}
     params, optimizer = train(options, dtype)
-    del options["c"]
     torch.manual_seed(0)
     expected = [nn.Parameter(torch.randn(p.shape).to(dtype)) for p in params]
-    sgd = SGD(expected, lr=0.1, **options)
+    sgd = SGD(expected, lr=0.1, **{name: value for name, value in options.items() if name != "c"})
     scheduler = CosineAnnealingLR(sgd, 8)
     for _ in range(8):
         for p in expected:

@@ -121,8 +121,8 @@ class Strict(HTMLParser):
         super().__init__()
         self.open, self.seen = [], []
 
-    def handle_starttag(self, tag, attributes):
-        self.seen.append((tag, dict(attributes)))
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
         if tag not in ("meta", "img"):
             self.open.append(tag)
 
