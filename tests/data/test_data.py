@@ -1,5 +1,6 @@
 """Batches that are functions of the seed, and the forms in which CIFAR and photographs come."""
 
+import hashlib
 import io
 import os
 import pickle
@@ -9,6 +10,7 @@ import sys
 import tarfile
 import tracemalloc
 import urllib.error
+import urllib.request
 from dataclasses import replace
 
 import numpy as np
@@ -21,12 +23,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from directional_pruning.data import Images, Windows, cifar10, cifar100, photos
-from directional_pruning.data import download as download_module
-from directional_pruning.data import images as images_module
 from directional_pruning.data.decode import crop_box, decode
+from directional_pruning.data.download import cache_folder, fetch
 from directional_pruning.data.folder import Folder
+from directional_pruning.data.images import window_view
 from directional_pruning.data.parquet import Shards
-from directional_pruning.data.splits import hold_out, shares, stratified
+from directional_pruning.data.splits import batch_slices, hold_out, stratified
 from directional_pruning.files import CorruptFileError
 
 pytestmark = [
@@ -143,19 +145,20 @@ def test_an_epoch_is_a_function_of_its_seed_and_the_batch_size_only_cuts_it():
 def test_both_ways_to_take_windows_agree():
     """On the CPU rows are copied, on other devices a view is indexed."""
     canvas = PIXELS.view(1, *PIXELS.shape)
-    windows = images_module._windows(canvas, 4, 3)
+    windows = window_view(canvas, 4, 3)
     starts = torch.tensor([0, 7 + 3 * 30, len(windows) - 1])
     assert torch.equal(windows[starts], windows.index_select(0, starts))
     assert torch.equal(windows[starts[1]], PIXELS.as_strided((3, 4, 3), (30, 5, 1), 97))
     assert torch.equal(windows[starts[2]], PIXELS[-1, :, 2:, 2:])
 
 
-def test_large_images_are_augmented_batch_by_batch_with_the_same_result(monkeypatch):
-    whole = list(augmented().batches(8, shuffle_seed=1))
-    monkeypatch.setattr(images_module, "_AT_ONCE", 1)
-    single = list(augmented().batches(8, shuffle_seed=1))
-    assert same(whole, single)
-    assert [len(labels) for _, labels in whole] == [len(labels) for _, labels in single] == [8, 8, 8, 8, 5]
+def test_large_images_are_augmented_a_few_at_a_time_with_the_same_result():
+    """An image has 786,432 values and at most 2 ** 21 are augmented at once: one batch of 4, or two of 1."""
+    data = augmented(torch.randint(256, (6, 3, 512, 512), dtype=torch.uint8))
+    fours, ones = (list(data.batches(size, shuffle_seed=1)) for size in (4, 1))
+    assert same(fours, ones)
+    assert [len(labels) for _, labels in fours] == [4, 2]
+    assert [len(labels) for _, labels in ones] == [1] * 6
 
 
 WINDOWS = Windows(torch.arange(90), window=7, samples=37)
@@ -204,8 +207,8 @@ def test_a_bad_argument_of_batches_is_named(arguments, message):
 
 
 def test_a_batch_smaller_than_the_processes_is_evaluated_once_and_trained_on_never():
-    assert [list(shares(2, 4, part=(rank, 4))) for rank in range(4)] == [[], [(0, 1)], [], [(1, 2)]]
-    assert [list(shares(2, 4, part=(rank, 4), equal=True)) for rank in range(4)] == [[]] * 4
+    assert [list(batch_slices(2, 4, part=(rank, 4))) for rank in range(4)] == [[], [(0, 1)], [], [(1, 2)]]
+    assert [list(batch_slices(2, 4, part=(rank, 4), equal=True)) for rank in range(4)] == [[]] * 4
     with pytest.raises(StopIteration):
         next(augmented(PIXELS[:2]).batches(4, shuffle_seed=0, part=(0, 4)))
 
@@ -572,41 +575,61 @@ def test_a_bad_argument_of_cifar_is_named(arguments, message, tmp_path):
 
 
 @pytest.fixture
-def published(tmp_path, monkeypatch):
-    """An archive behind a file: URL, and an empty cache folder."""
-    path = archived(tmp_path, write_pickles, "cifar-10-batches-py", "cifar-10-python.tar.gz", 10)
-    monkeypatch.setattr("directional_pruning.data.cifar._URL", f"{path.parent.as_uri()}/")
+def archive(tmp_path):
+    return archived(tmp_path, write_pickles, "cifar-10-batches-py", "cifar-10-python.tar.gz", 10)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The cache folder, empty, and no other folder of data."""
     monkeypatch.delenv("DIRPRUNE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return path
+    cache_folder().mkdir(parents=True)
+    assert cache_folder().is_relative_to(tmp_path)
+    return cache_folder()
 
 
-def test_an_archive_is_downloaded_once_and_with_its_checksum(published, monkeypatch, tmp_path):
-    md5 = download_module.hashlib.md5(published.read_bytes()).hexdigest()
-    monkeypatch.setattr("directional_pruning.data.cifar._PUBLISHED", {10: (published.name, md5)})
+def test_a_file_is_downloaded_once_and_with_its_checksum(archive, tmp_path):
+    content, url, path = archive.read_bytes(), archive.as_uri(), tmp_path / "new folder" / "copy.tar.gz"
+    md5 = hashlib.md5(content).hexdigest()
+    assert fetch(url, path, md5) == path
+    assert path.read_bytes() == content
+    archive.unlink()
+    assert fetch(url, path, md5) == path
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_cifar_is_read_from_the_cache_folder(archive, cache):
+    archive.rename(cache / archive.name)
     assert torch.equal(cifar10(validation=0).train.images, small_cifar(10)[0])
-    published.unlink()
-    assert torch.equal(cifar10(validation=0).train.images, small_cifar(10)[0])
-    cache = tmp_path / "cache" / "directional-pruning"
-    assert [path.name for path in cache.iterdir()] == ["cifar-10-python.tar.gz"]
 
 
-def test_another_checksum_leaves_nothing_behind(published, tmp_path):
-    with pytest.raises(CorruptFileError, match="is not the data set: its MD5 is"):
+def test_cifar_with_another_checksum_leaves_nothing_behind(archive, cache, monkeypatch):
+    urls, open_url = [], urllib.request.urlopen
+
+    def open_archive(url, **options):
+        urls.append(url)
+        return open_url(archive.as_uri(), **options)
+
+    monkeypatch.setattr(urllib.request, "urlopen", open_archive)
+    with pytest.raises(
+        CorruptFileError, match=r"is not the data set: its MD5 is .*, not c58f30108f718f92721af3b95e74349a"
+    ):
         cifar10()
-    assert list((tmp_path / "cache" / "directional-pruning").iterdir()) == []
+    assert urls == ["https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"]
+    assert list(cache.iterdir()) == []
 
 
-def test_without_a_network_the_user_learns_what_to_do(published, monkeypatch, tmp_path):
+def test_without_a_network_the_user_learns_what_to_do(cache, monkeypatch):
     def fails(*_, **__):
         raise urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr(download_module.urllib.request, "urlopen", fails)
+    monkeypatch.setattr(urllib.request, "urlopen", fails)
     message = r"cifar-10-python.tar.gz cannot be downloaded \(no route to host\): name a folder that has it with --data"
     with pytest.raises(FileNotFoundError, match=message) as caught:
         cifar10()
     assert "\n" not in str(caught.value)
-    assert list((tmp_path / "cache" / "directional-pruning").iterdir()) == []
+    assert list(cache.iterdir()) == []
 
 
 # Photographs
@@ -732,40 +755,57 @@ def test_photos_are_shared_and_resumed_as_images_are(kind, world, request):
     assert len(every[1]) == len(train)
 
 
-def test_every_photo_is_in_an_epoch_once_and_pools_of_row_groups_stay_together(parquet, monkeypatch):
+@pytest.fixture
+def pools_of_eight_rows(monkeypatch):
+    """The test data have 30 rows, which would all be in one pool of the real size."""
+    monkeypatch.setattr("directional_pruning.data.image_files.POOL_ROWS", 8)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """The row groups that were read, by their number in their file."""
+    numbers, read = [], pq.ParquetFile.read_row_group
+
+    def read_and_count(file, number, **options):
+        numbers.append(number)
+        return read(file, number, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", read_and_count)
+    return numbers
+
+
+@pytest.mark.usefixtures("pools_of_eight_rows")
+def test_every_photo_is_in_an_epoch_once_and_pools_of_row_groups_stay_together(parquet):
     train = load(parquet, validation=0).train
-    monkeypatch.setattr(sys.modules["directional_pruning.data.image_files"], "_POOL", 8)
-    order = train._order(3)
+    train.source.labels = torch.arange(30)  # so that the labels of a batch are the numbers of its images
+    order, other = (joined(train.batches(4, shuffle_seed=seed))[1] for seed in (3, 4))
     assert sorted(order.tolist()) == list(range(30))
     groups = train.source.groups[order]
     assert train.source.groups.bincount().tolist() == [4, 4, 2, 4, 4, 4, 4, 4]
-    changes = [len(set(groups[:end].tolist()) & set(groups[end:].tolist())) for end in range(1, 30)]
-    assert 0 in changes, "no pool ends anywhere"
-    assert max(changes) <= 3
-    assert changes.count(0) < 5, "pools are no larger than groups"
-    assert not torch.equal(order, train._order(4))
+    open_groups = [len(set(groups[:end].tolist()) & set(groups[end:].tolist())) for end in range(1, 30)]
+    assert 0 in open_groups, "no pool ends anywhere"
+    assert max(open_groups) <= 3
+    assert open_groups.count(0) < 5, "pools are no larger than groups"
+    assert not torch.equal(order, other)
 
 
-def test_shards_keep_few_row_groups(parquet, monkeypatch):
-    shards = Shards(sorted(parquet.glob("train-*")), held=8)
-    reads = []
-    column = Shards._column
-    monkeypatch.setattr(Shards, "_column", staticmethod(lambda *a: reads.append(a[:2]) or column(*a)))
+def test_shards_cache_few_row_groups(parquet, reads):
+    shards = Shards(sorted(parquet.glob("train-*")), cache_rows=8)
     assert [shards.encoded(i) for i in range(30)] == [photograph(i) for i in range(30)]
-    assert len(reads) == len(set(reads)) == 8
-    assert 12 <= sum(map(len, shards._kept.values())) < 16
+    assert len(reads) == 8
+    assert [shards.encoded(i) for i in range(18, 30)] == [photograph(i) for i in range(18, 30)]
+    assert len(reads) == 8, "the last three row groups, twelve rows, are cached"
+    assert shards.encoded(17) == photograph(17)
+    assert len(reads) == 9, "and no others"
 
 
+@pytest.mark.usefixtures("pools_of_eight_rows")
 @pytest.mark.parametrize("samples", [0, 6])
-def test_an_epoch_reads_each_row_group_once(samples, parquet, monkeypatch):
-    monkeypatch.setattr(sys.modules["directional_pruning.data.image_files"], "_POOL", 8)
+def test_an_epoch_reads_each_row_group_once(samples, parquet, reads):
     train = load(parquet, validation=10, samples=samples).train
-    train = replace(train, source=Shards(train.source.files, held=8))
-    reads = []
-    column = Shards._column
-    monkeypatch.setattr(Shards, "_column", staticmethod(lambda *a: reads.append(a[:2]) or column(*a)))
+    train = replace(train, source=Shards(train.source.files, cache_rows=8))
     list(train.batches(4, shuffle_seed=1))
-    assert len(reads) == len(set(reads)) == len(train.source.groups[train.indices].unique())
+    assert len(reads) == len(train.source.groups[train.indices].unique())
 
 
 def test_an_evaluated_photo_is_the_centre_of_the_resized_one():
@@ -820,7 +860,7 @@ def test_random_boxes_cover_the_image_and_half_are_mirrored():
     assert float(shares_of_area.max()) > 0.9
     gradient = torch.arange(64, dtype=torch.uint8).mul(4).expand(3, 64, 64)
     file = png(gradient)
-    decoded = [decode(file, "it", 8, resize=9, chance=random.Random(f"0 {i}")).int() for i in range(400)]
+    decoded = [decode(file, "it", 8, resize=9, rng=random.Random(f"0 {i}")).int() for i in range(400)]
     mirrored = sum(int(image[0, 0, 0] > image[0, 0, -1]) for image in decoded)
     assert 160 < mirrored < 240  # five standard deviations
 

@@ -1,4 +1,4 @@
-"""Images and text as tensors on the device."""
+"""Data sets as batches of tensors on the device: images in memory, image files, and text."""
 
 from .cifar import cifar10, cifar100
 from .image_files import Photos, photos

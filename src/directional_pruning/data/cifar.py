@@ -1,6 +1,7 @@
-"""CIFAR-10 and CIFAR-100, from whatever they come in, as one tensor on the device."""
+"""CIFAR-10 and CIFAR-100 from archives, parquet files or folders of images, as one tensor on the device."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,18 +20,39 @@ __all__ = ["cifar10", "cifar100"]
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
+
+@dataclass(frozen=True)
+class _Variant:
+    """One of the two data sets.
+
+    Args:
+        classes: 10 or 100.
+        md5: checksum of the published archive.
+        names: what the archives and their extracted folders are called. The third is published, and is downloaded.
+    """
+
+    classes: int
+    md5: str
+    names: tuple[str, str, str, str]
+
+    def __str__(self) -> str:
+        return f"CIFAR-{self.classes}"
+
+
 _URL = "https://www.cs.toronto.edu/~kriz/"
-_PUBLISHED = {
-    10: ("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
-    100: ("cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),
-}
+_CIFAR10 = _Variant(
+    10,
+    "c58f30108f718f92721af3b95e74349a",
+    ("cifar-10-batches-py", "cifar-10-batches-bin", "cifar-10-python.tar.gz", "cifar-10-binary.tar.gz"),
+)
+_CIFAR100 = _Variant(
+    100,
+    "eb9058c3a382ffc7106e4002c42a8d85",
+    ("cifar-100-python", "cifar-100-binary", "cifar-100-python.tar.gz", "cifar-100-binary.tar.gz"),
+)
 
-_FORMS = {
-    10: ("batches-py", "batches-bin", "python.tar.gz", "binary.tar.gz"),
-    100: ("python", "binary", "python.tar.gz", "binary.tar.gz"),
-}
-
-Sets = tuple[Tensor, Tensor, Tensor, Tensor]
+# Training images and labels, then test images and labels.
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def cifar10(
@@ -48,21 +70,22 @@ def cifar10(
     A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 
     Args:
-        folder: any of these: parquet files ``train-*`` and ``test-*``; the authors' archive, for Python or binary, or
-            a folder with it, or what it extracts to, or the folder that is in; folders ``train/CLASS`` and
-            ``test/CLASS`` of images. None is ``$DIRPRUNE_DATA``, or else a cache folder into which the archive is
-            downloaded once.
+        device: where the images are stored.
+        folder: a folder with parquet files ``train-*`` and ``test-*``, or with folders ``train/CLASS`` and
+            ``test/CLASS`` of images; or the authors' archive (for Python or binary), its extracted folder, or a folder
+            that contains one of the two. None is ``$DIRPRUNE_DATA`` if it is set; otherwise the archive is downloaded
+            once into a cache folder.
         mean: of each channel, for pixels from 0 to 1.
         std: of each channel.
-        validation: training images held out, with equal shares of the classes, always the same ones; None is a tenth
-            of them, 5,000. 0 is the paper's protocol: train on all of them, and watch the test set while training.
-        samples: training images that are kept, with equal shares of the classes; 0 keeps all.
+        validation: number of training images held out, stratified by class and always the same ones; None is a tenth
+            of them, 5,000. 0 is the paper's protocol: train on all images and evaluate the test set during training.
+        samples: number of training images that are used, stratified by class; 0 uses all.
 
     Raises:
         ValueError: for an argument out of range or labels that are not of this data set.
-        FileNotFoundError: where the data set is not found.
+        FileNotFoundError: if the data set is not there.
         CorruptFileError: for a file that cannot be read.
-        ModuleNotFoundError: where Pillow or pyarrow is needed and not installed.
+        ModuleNotFoundError: if Pillow or pyarrow is needed and not installed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +95,7 @@ def cifar10(
     >>> [len(split) for split in splits]
     [3, 1, 4]
     """
-    return _cifar(10, device, folder, mean, std, validation, samples)
+    return _load(_CIFAR10, device, folder, mean, std, validation, samples)
 
 
 def cifar100(
@@ -84,12 +107,12 @@ def cifar100(
     validation: int | None = None,
     samples: int = 0,
 ) -> Splits[Images]:
-    """As :func:`cifar10`, with 100 classes (the fine labels)."""
-    return _cifar(100, device, folder, mean, std, validation, samples)
+    """Like :func:`cifar10`, with 100 classes (the fine labels)."""
+    return _load(_CIFAR100, device, folder, mean, std, validation, samples)
 
 
-def _cifar(
-    classes: int,
+def _load(
+    variant: _Variant,
     device: str | torch.device,
     folder: str | os.PathLike[str] | None,
     mean: tuple[float, ...],
@@ -100,54 +123,58 @@ def _cifar(
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != 3 or (name == "std" and min(values) <= 0):
             raise ValueError(f"invalid {name}: {values} (must be three{' positive' * (name == 'std')} numbers)")
-    if given := folder or os.environ.get("DIRPRUNE_DATA"):
-        path = Path(given)
+    if folder := folder or os.environ.get("DIRPRUNE_DATA"):
+        path = Path(folder)
     else:
-        name, md5 = _PUBLISHED[classes]
-        path = fetch(_URL + name, cache_folder() / name, md5)
-    images, labels, test_images, test_labels = _read(path, classes)
+        archive = variant.names[2]
+        path = fetch(_URL + archive, cache_folder() / archive, variant.md5)
+    images, labels, test_images, test_labels = _read(path, variant)
     for values in (labels, test_labels):
-        if not len(values) or int(values.min()) < 0 or int(values.max()) >= classes:
-            raise ValueError(f"{path} has labels that are not in 0..{classes - 1}: it is not CIFAR-{classes}")
+        if not len(values) or int(values.min()) < 0 or int(values.max()) >= variant.classes:
+            raise ValueError(f"{path} has labels that are not in 0..{variant.classes - 1}: it is not {variant}")
 
     validation = max(len(labels) // 10, 1) if validation is None else validation
-    train, held = hold_out(labels, validation, samples)
+    train, held_out = hold_out(labels, validation, samples)
     images, labels = images.to(device), labels.to(device)
     test = Images(test_images.to(device), test_labels.to(device), mean, std)
     return Splits(
         Images(images[train.to(device)], labels[train.to(device)], mean, std, padding=4, flip=True),
-        Images(images[held.to(device)], labels[held.to(device)], mean, std) if validation else test,
+        Images(images[held_out.to(device)], labels[held_out.to(device)], mean, std) if validation else test,
         test,
     )
 
 
-def _read(path: Path, classes: int) -> Sets:
-    """Look for each of the forms in turn."""
+def _read(path: Path, variant: _Variant) -> Tensors:
+    """Read the first format that is there: parquet files, archives, folders of images."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    if not path.is_file() and (train := find_shards(path, "train")):
-        return _both(Shards(train), Shards(_there(find_shards(path, "test"), path, "test-*.parquet")))
-    forms = [f"cifar-{classes}-{form}" for form in _FORMS[classes]]
-    for place in [path] if path.is_file() else [path, *(path / form for form in forms)]:
-        if place.exists() and (found := read_archive(place, classes)) is not None:
-            return found
+    if path.is_dir() and (train := find_shards(path, "train")):
+        if not (test := find_shards(path, "test")):
+            raise FileNotFoundError(f"{path} has training images but no test-*.parquet")
+        return _decode_all(Shards(train), Shards(test))
+    for place in [path] if path.is_file() else [path, *(path / name for name in variant.names)]:
+        if place.exists() and (tensors := read_archive(place, variant.classes)) is not None:
+            return tensors
     if (path / "train").is_dir():
-        names = class_names(path / "train")
-        if len(names) != classes:
-            raise ValueError(f"{path / 'train'} holds {len(names)} classes, not {classes}")
-        test = _there([path / "test"] if (path / "test").is_dir() else [], path, "test")[0]
-        return _both(Folder(path / "train", names), Folder(test, names))
+        return _read_folders(path, variant)
     if path.is_file():
-        raise CorruptFileError(f"{path} is not an archive of CIFAR-{classes}")
-    raise FileNotFoundError(f"{path} holds no CIFAR-{classes}: neither {', '.join(forms)}, train-*.parquet nor train/")
+        raise CorruptFileError(f"{path} is not an archive of {variant}")
+    raise FileNotFoundError(
+        f"{path} holds no {variant}: neither {', '.join(variant.names)}, train-*.parquet nor train/"
+    )
 
 
-def _there(found: list[Path], path: Path, what: str) -> list[Path]:
-    if not found:
-        raise FileNotFoundError(f"{path} has training images but no {what}")
-    return found
+def _read_folders(path: Path, variant: _Variant) -> Tensors:
+    names = class_names(path / "train")
+    if len(names) != variant.classes:
+        raise ValueError(f"{path / 'train'} holds {len(names)} classes, not {variant.classes}")
+    if not (path / "test").is_dir():
+        raise FileNotFoundError(f"{path} has training images but no test")
+    return _decode_all(Folder(path / "train", names), Folder(path / "test", names))
 
 
-def _both(*sources: Shards | Folder) -> Sets:
-    images = [torch.stack([decode(s.encoded(i), s.name(i), 32) for i in range(len(s))]) for s in sources]
-    return images[0], sources[0].labels, images[1], sources[1].labels
+def _decode_all(train: Shards | Folder, test: Shards | Folder) -> Tensors:
+    images, test_images = (
+        torch.stack([decode(s.encoded(i), s.name(i), 32) for i in range(len(s))]) for s in (train, test)
+    )
+    return images, train.labels, test_images, test.labels

@@ -1,4 +1,4 @@
-"""Fetching a data set once, into a cache folder."""
+"""Download a data set once, into a cache folder."""
 
 import hashlib
 import os
@@ -17,27 +17,27 @@ def cache_folder() -> Path:
 
 
 def fetch(url: str, path: Path, md5: str) -> Path:
-    """``path``, downloaded from ``url`` unless it is there; no part of a file ever is.
+    """Return ``path``; download it from ``url`` if it does not exist. A partial download is never left at ``path``.
 
-    Progress is shown where standard error is a terminal.
+    Progress is shown if standard error is a terminal.
 
     Raises:
-        FileNotFoundError: where it cannot be downloaded.
-        CorruptFileError: where what was downloaded does not have the checksum.
+        FileNotFoundError: if the file cannot be downloaded.
+        CorruptFileError: if the downloaded file has another checksum.
     """
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    digest, done, shown = hashlib.md5(usedforsecurity=False), 0, sys.stderr.isatty()
-    with replacing(path) as beside:
+    digest, done, show_progress = hashlib.md5(usedforsecurity=False), 0, sys.stderr.isatty()
+    with replacing(path) as temporary:
         try:
-            with urllib.request.urlopen(url, timeout=30) as response, open(beside, "wb") as file:
+            with urllib.request.urlopen(url, timeout=30) as response, open(temporary, "wb") as file:
                 total = int(response.headers.get("Content-Length") or 0)
                 while chunk := response.read(1 << 20):
                     digest.update(chunk)
                     file.write(chunk)
                     done += len(chunk)
-                    if shown:
+                    if show_progress:
                         of = f" of {total / 1e6:.0f}" if total else ""
                         print(f"\r{path.name}: {done / 1e6:.0f}{of} MB", end="", file=sys.stderr, flush=True)
         except OSError as error:
@@ -48,7 +48,7 @@ def fetch(url: str, path: Path, md5: str) -> Path:
                 f"{path} is not there, and {url} cannot be downloaded ({reason}): name a folder that has it with --data"
             ) from error
         finally:
-            if shown and done:
+            if show_progress and done:
                 print(file=sys.stderr)
         if digest.hexdigest() != md5:
             raise CorruptFileError(f"what {url} sent is not the data set: its MD5 is {digest.hexdigest()}, not {md5}")

@@ -1,4 +1,4 @@
-"""Images in folders, one folder a class."""
+"""Images in folders, one folder per class."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import torch
 
 __all__ = ["Folder", "class_names"]
 
-# What Pillow decodes among the formats in which data sets come.
+# Formats of data sets that Pillow can decode.
 _ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -16,7 +16,7 @@ def class_names(folder: Path) -> list[str]:
     """The names of the folders in ``folder``, sorted: the first is class 0.
 
     Raises:
-        FileNotFoundError: where there is none.
+        FileNotFoundError: if there is none.
     """
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not names:
@@ -25,48 +25,48 @@ def class_names(folder: Path) -> list[str]:
 
 
 class Folder:
-    """The images of a folder that has a folder for each class, numbered through, and their ``labels`` ``(n,)`` int64.
+    """The images of a folder with one folder per class, as a numbered sequence with ``labels`` ``(n,)`` int64.
 
     Args:
-        folder: holds ``CLASS/*.png`` and the like; folders in a class's folder are its as well.
-        names: the classes in order. Not all need to be there, but no others.
+        folder: contains ``CLASS/*.png`` and the like, also in folders inside a class's folder.
+        names: the classes in order. Some may be absent from ``folder``, but it may contain no others.
 
     Raises:
-        ValueError: for a folder that is none of the classes.
-        FileNotFoundError: where there are no images, or none of a class.
+        ValueError: for a folder that is not one of the classes.
+        FileNotFoundError: if there are no images, or a class's folder has none.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        known = {name: number for number, name in enumerate(names)}
+        class_numbers = {name: number for number, name in enumerate(names)}
         self.folder = folder
-        names_of_classes: list[bytes] = []
+        joined_names: list[bytes] = []
         lengths: list[int] = [0]
         labels: list[int] = []
         for name in class_names(folder):
-            if name not in known:
+            if name not in class_numbers:
                 raise ValueError(f"{folder / name} is a class without training images")
-            found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _ENDINGS)
-            if not found:
+            paths = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in _ENDINGS)
+            if not paths:
                 raise FileNotFoundError(f"{folder / name} has no images")
-            # All names one after the other: a path each would fill every worker's memory.
-            encoded = [os.fsencode(path.relative_to(folder)) for path in found]
-            names_of_classes.append(b"".join(encoded))
+            # One string of all names: a Path per image would fill the memory of every worker.
+            encoded = [os.fsencode(path.relative_to(folder)) for path in paths]
+            joined_names.append(b"".join(encoded))
             lengths += map(len, encoded)
-            labels += [known[name]] * len(found)
-        self._names = b"".join(names_of_classes)
+            labels += [class_numbers[name]] * len(paths)
+        self._names = b"".join(joined_names)
         self._ends = torch.tensor(lengths).cumsum(0)
         self.labels = torch.tensor(labels, dtype=torch.int64)
-        # Any order is as good: files are read one by one.
+        # One group: files are read one by one, so every order costs the same.
         self.groups = torch.zeros(len(labels), dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """What an error calls an image."""
+        """The name of an image in an error."""
         return str(self.encoded(index))
 
     def encoded(self, index: int) -> Path:
-        """The image file."""
+        """The path of an image file."""
         begin, end = self._ends[index : index + 2].tolist()
         return self.folder / os.fsdecode(self._names[begin:end])

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits; they come with the package, so nothing is downloaded."""
+"""Handwritten digits that are part of scikit-learn: nothing is downloaded."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def digits(device: str | torch.device = "cpu") -> Splits[Images]:
     Digits, UCI Machine Learning Repository, 1998 (its test set, as shipped with scikit-learn).
 
     Raises:
-        ModuleNotFoundError: where scikit-learn is not installed.
+        ModuleNotFoundError: if scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
@@ -30,7 +30,7 @@ def digits(device: str | torch.device = "cpu") -> Splits[Images]:
     images = torch.tensor(bunch.images / 16, dtype=torch.float32, device=device).unsqueeze(1)
     labels = torch.tensor(bunch.target, dtype=torch.int64, device=device)
 
-    everything = np.arange(len(bunch.target))
-    rest, test = train_test_split(everything, test_size=_TEST, random_state=0, stratify=bunch.target)
+    indices = np.arange(len(bunch.target))
+    rest, test = train_test_split(indices, test_size=_TEST, random_state=0, stratify=bunch.target)
     train, validation = train_test_split(rest, test_size=_VALIDATION, random_state=0, stratify=bunch.target[rest])
     return Splits(*(Images(images[part], labels[part]) for part in (train, validation, test)))

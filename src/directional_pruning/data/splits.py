@@ -1,34 +1,35 @@
-"""Which samples make up which batch: shared by all data sets, so that stopping, resuming and sharing work alike."""
+"""Batch slices per process, and stratified splits: one implementation for all data sets."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-__all__ = ["hold_out", "shares", "stratified"]
+__all__ = ["batch_slices", "hold_out", "stratified"]
 
 
-def shares(
+def batch_slices(
     count: int, batch_size: int, *, first: int = 0, part: tuple[int, int] = (0, 1), equal: bool = False
 ) -> Iterator[tuple[int, int]]:
-    """Cut ``count`` positions into batches and yield this process's ``(start, stop)`` of each.
+    """Cut ``count`` positions into batches, and yield the slice ``(start, stop)`` of each batch for one process.
 
     Args:
-        batch_size: of all processes together; the last batch may be smaller.
-        first: batches to leave out at the beginning.
-        part: rank and number of processes. The shares in the order of the ranks are the batch.
-        equal: every process gets as many positions of a batch as the others, as training needs it: the last batch is
-            cut to a multiple of the number of processes. Otherwise every position is in one share, and a process
-            without positions in the last batch gets nothing for it.
+        count: number of positions.
+        batch_size: positions per batch of all processes together; the last batch may be smaller.
+        first: number of batches to skip at the beginning.
+        part: rank and number of processes. The slices of all ranks, in order, make up the batch.
+        equal: all processes get slices of the same size, as training needs: the last batch is cut to a multiple of the
+            number of processes. Otherwise no position is dropped, and empty slices are not yielded.
 
     Raises:
-        ValueError: for an argument out of range, or a batch that equal shares do not divide.
+        ValueError: for an argument out of range; with ``equal``, also for a ``batch_size`` that the number of processes
+            does not divide.
 
-    >>> list(shares(10, 4))
+    >>> list(batch_slices(10, 4))
     [(0, 4), (4, 8), (8, 10)]
-    >>> [list(shares(11, 4, part=(rank, 2), equal=True)) for rank in (0, 1)]
+    >>> [list(batch_slices(11, 4, part=(rank, 2), equal=True)) for rank in (0, 1)]
     [[(0, 2), (4, 6), (8, 9)], [(2, 4), (6, 8), (9, 10)]]
-    >>> [list(shares(9, 4, part=(rank, 2))) for rank in (0, 1)]
+    >>> [list(batch_slices(9, 4, part=(rank, 2))) for rank in (0, 1)]
     [[(0, 2), (4, 6)], [(2, 4), (6, 8), (8, 9)]]
     """
     rank, world = part
@@ -40,10 +41,10 @@ def shares(
         raise ValueError(f"invalid part: {part} (must be a rank and a larger number of processes)")
     if equal and batch_size % world:
         raise ValueError(f"invalid batch_size: {batch_size} (must be a multiple of the {world} processes)")
-    return _cut(count, batch_size, first, rank, world, equal)
+    return _slices(count, batch_size, first, rank, world, equal)
 
 
-def _cut(count: int, batch_size: int, first: int, rank: int, world: int, equal: bool) -> Iterator[tuple[int, int]]:
+def _slices(count: int, batch_size: int, first: int, rank: int, world: int, equal: bool) -> Iterator[tuple[int, int]]:
     for begin in range(first * batch_size, count, batch_size):
         size = min(batch_size, count - begin)
         if equal:
@@ -54,9 +55,9 @@ def _cut(count: int, batch_size: int, first: int, rank: int, world: int, equal: 
 
 
 def stratified(labels: Tensor, count: int) -> Tensor:
-    """A mask ``(n,)`` of ``count`` samples, each class with its share of them; always the same for the same labels.
+    """A mask ``(n,)`` that selects ``count`` samples, stratified by class; the same labels give the same mask.
 
-    A class of n_c samples gives ``count * n_c / n``, rounded by largest remainder.
+    From a class of n_c samples it selects ``count * n_c / n``, rounded by largest remainder.
 
     >>> labels = torch.tensor([0, 1] * 10 + [2] * 20)
     >>> labels[stratified(labels, 8)].bincount().tolist()
@@ -64,7 +65,7 @@ def stratified(labels: Tensor, count: int) -> Tensor:
     """
     sizes = labels.bincount()
     quotas = sizes * count // len(labels)
-    # The first of equal remainders is the smaller class on every machine: the sort is stable.
+    # The sort is stable: of equal remainders, the smaller class number comes first on every machine.
     largest = torch.argsort(sizes * count % len(labels), descending=True, stable=True)
     quotas[largest[: count - int(quotas.sum())]] += 1
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
@@ -76,23 +77,26 @@ def stratified(labels: Tensor, count: int) -> Tensor:
 
 
 def hold_out(labels: Tensor, validation: int, samples: int) -> tuple[Tensor, Tensor]:
-    """Which images train and which validate: indices in ascending order, both with equal shares of the classes.
+    """Indices of the training and of the validation samples, in ascending order and both stratified by class.
 
-    The same images are held out whatever ``samples`` is, of which 0 keeps all that are not.
+    Args:
+        labels: ``(n,)`` classes.
+        validation: number of samples held out for validation. They do not depend on ``samples``.
+        samples: number of training samples among the others; 0 takes all of them.
 
     Raises:
-        ValueError: for more images than there are.
+        ValueError: for more samples than there are.
 
-    >>> train, held = hold_out(torch.arange(20) % 2, validation=4, samples=6)
-    >>> torch.bincount(train % 2).tolist(), torch.bincount(held % 2).tolist()
+    >>> train, held_out = hold_out(torch.arange(20) % 2, validation=4, samples=6)
+    >>> torch.bincount(train % 2).tolist(), torch.bincount(held_out % 2).tolist()
     ([3, 3], [2, 2])
-    >>> set(train.tolist()) & set(held.tolist())
+    >>> set(train.tolist()) & set(held_out.tolist())
     set()
     """
     if not 0 <= validation < len(labels):
         raise ValueError(f"invalid validation: {validation} (must be in 0..{len(labels) - 1})")
     mask = stratified(labels, validation)
-    held, train = mask.nonzero().squeeze(1), (~mask).nonzero().squeeze(1)
+    held_out, train = mask.nonzero().squeeze(1), (~mask).nonzero().squeeze(1)
     if not 0 <= samples <= len(train):
         raise ValueError(f"invalid samples: {samples} (must be in 0..{len(train)}, where 0 is all)")
-    return train[stratified(labels[train], samples)] if samples else train, held
+    return train[stratified(labels[train], samples)] if samples else train, held_out

@@ -1,4 +1,4 @@
-"""Text that ships with Python: the sources of its standard library, character by character."""
+"""Text that is part of Python: the source files of its standard library, as classes of characters."""
 
 import sysconfig
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .splits import shares
+from .splits import batch_slices
 
 __all__ = ["VOCABULARY", "TextSplits", "Windows", "chars"]
 
 VOCABULARY = "\n" + "".join(map(chr, range(32, 127)))
-"""The 96 characters that are kept: newline and printable ASCII. A character's index is its class."""
+"""The 96 characters in use: newline and printable ASCII. A character's index is its class."""
 
-# Modules of one file each in Python 3.11 and later: 1.7 million characters in 3.11, so later ones may be shorter.
+# Modules of one file each in Python 3.11 and later. In 3.11 they have 1.7 million characters, more than are used.
 _MODULES = """
 argparse ast bdb calendar codecs configparser contextlib csv dataclasses difflib dis doctest enum functools gettext
 imaplib inspect ipaddress locale mailbox ntpath optparse os pdb pickle platform plistlib random shutil smtplib socket
@@ -27,12 +27,12 @@ _TOTAL, _VALIDATION, _TEST = 1_600_000, 32_000, 64_000
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of a text, each with the same window one character later as its target.
+    """Windows of a text; the target of each is the window one character later.
 
     Args:
         text: ``(n,)`` classes as int64.
         window: characters per window, T.
-        samples: windows per shuffled epoch, drawn anywhere in the text; None is as many as fit beside each other.
+        samples: windows per shuffled epoch, drawn from the whole text; None is as many as fit without overlap.
     """
 
     text: Tensor
@@ -47,9 +47,9 @@ class Windows:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs and targets ``(batch_size, T)``; the last batch may be smaller.
 
-        Without a seed the windows lie beside each other and cover the text. With one, ``len(self)`` windows begin
-        anywhere, as a pure function of the seed, so an epoch can be replayed without any state but its number.
-        ``first`` and ``part`` are those of :meth:`Images.batches`: batches to leave out, and this process's share.
+        Without a seed the windows are adjacent and cover the text. With a seed, ``len(self)`` windows start at random
+        positions, a pure function of the seed: an epoch can be replayed from its number alone. ``first`` and ``part``
+        are those of :meth:`Images.batches`.
 
         >>> text = Windows(torch.arange(8), window=3)
         >>> [(inputs.tolist(), targets.tolist()) for inputs, targets in text.batches(1)]
@@ -61,13 +61,13 @@ class Windows:
         else:
             starts = torch.randint(last + 1, (len(self),), generator=torch.Generator().manual_seed(shuffle_seed))
         positions = (starts[:, None] + torch.arange(self.window)).to(self.text.device)
-        cuts = shares(len(positions), batch_size, first=first, part=part, equal=shuffle_seed is not None)
-        for start, stop in cuts:
+        slices = batch_slices(len(positions), batch_size, first=first, part=part, equal=shuffle_seed is not None)
+        for start, stop in slices:
             yield self.text[positions[start:stop]], self.text[positions[start:stop] + 1]
 
 
 class TextSplits(NamedTuple):
-    """Train on the first, watch the second while training, open the third once at the end."""
+    """Train on the first, evaluate the second during training, evaluate the third once after training."""
 
     train: Windows
     validation: Windows
@@ -75,11 +75,11 @@ class TextSplits(NamedTuple):
 
 
 def chars(device: str | torch.device = "cpu", *, window: int = 64, samples: int = 800) -> TextSplits:
-    """1,600,000 characters of Python's standard library: the last 64,000 to test, 32,000 before them to validate.
+    """1,600,000 characters of Python's standard library: the last 64,000 to test, the 32,000 before them to validate.
 
-    The sources of 32 modules, one after the other in alphabetical order, without the characters that are not in
-    :data:`VOCABULARY`, cut at the total and split by position. The library differs between versions of Python, so
-    losses compare within one version only.
+    The text is the source of 32 modules in alphabetical order. Characters that are not in :data:`VOCABULARY` are
+    removed, then the text is cut to its length and split by position. The library differs between versions of Python:
+    compare losses within one version only.
 
     Args:
         window: characters per window.
@@ -87,18 +87,18 @@ def chars(device: str | torch.device = "cpu", *, window: int = 64, samples: int 
 
     Raises:
         ValueError: for a ``window`` or ``samples`` out of range, or too short a library.
-        FileNotFoundError: where this Python has no sources of its standard library.
+        FileNotFoundError: if this Python has no source files of its standard library.
     """
-    for name, value, most in (("window", window, _VALIDATION - 1), ("samples", samples, _TOTAL)):
-        if not 1 <= value <= most:
-            raise ValueError(f"invalid {name}: {value} (must be in 1..{most})")
+    for name, value, largest in (("window", window, _VALIDATION - 1), ("samples", samples, _TOTAL)):
+        if not 1 <= value <= largest:
+            raise ValueError(f"invalid {name}: {value} (must be in 1..{largest})")
     library = Path(sysconfig.get_paths()["stdlib"])
     content = "".join((library / f"{module}.py").read_text(encoding="utf-8") for module in _MODULES.split())
-    kept = content.translate(dict.fromkeys(set(map(ord, content)) - set(map(ord, VOCABULARY))))[:_TOTAL]
-    if len(kept) < _TOTAL:
-        raise ValueError(f"this Python's standard library has {len(kept)} characters of text, fewer than {_TOTAL}")
-    # Newline, code 10, is class 0 and the others follow from the space, code 32, as class 1.
-    codes = torch.frombuffer(bytearray(kept.encode("ascii")), dtype=torch.uint8).to(device, torch.int64)
+    text = content.translate(dict.fromkeys(set(map(ord, content)) - set(map(ord, VOCABULARY))))[:_TOTAL]
+    if len(text) < _TOTAL:
+        raise ValueError(f"this Python's standard library has {len(text)} characters of text, fewer than {_TOTAL}")
+    # Newline (code 10) becomes class 0, space (code 32) class 1, and so on.
+    codes = torch.frombuffer(bytearray(text.encode("ascii")), dtype=torch.uint8).to(device, torch.int64)
     classes = (codes - 31).clamp_(min=0)
     train, validation, test = classes.split([len(classes) - _VALIDATION - _TEST, _VALIDATION, _TEST])
     return TextSplits(Windows(train, window, samples), Windows(validation, window), Windows(test, window))
