@@ -1,4 +1,4 @@
-"""Architectures only."""
+"""Network architectures, and building one by its name."""
 
 from .by_name import build
 from .chars import CharTransformer, chars_net

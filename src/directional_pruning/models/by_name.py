@@ -1,4 +1,4 @@
-"""A network by its name: ours, torchvision's or timm's."""
+"""Build a network by its name, from this package, torchvision or timm."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -13,7 +13,7 @@ from .wide_resnet import wrn28x10
 
 __all__ = ["build"]
 
-_OURS: dict[str, Callable[[int], nn.Module]] = {
+_BUILT_IN: dict[str, Callable[[int], nn.Module]] = {
     "chars_net": chars_net,
     "digits_net": digits_net,
     "vgg16": vgg16,
@@ -23,41 +23,42 @@ _OURS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def build(name: str, num_classes: int) -> nn.Module:
-    """A network with random weights from the global random generator.
+    """Build a network with random weights, drawn from the global random generator.
 
     Args:
         name: ``vgg16``, ``vgg16_bn``, ``wrn28x10``, ``digits_net`` or ``chars_net``; ``torchvision:NAME`` or
-            ``timm:NAME`` for a network of theirs; any other name is looked for there, in this order.
+            ``timm:NAME`` for a network of those packages. Any other name is looked up in torchvision, then in timm.
         num_classes: outputs of the last layer.
 
     Raises:
-        ValueError: for a name nobody knows.
-        ModuleNotFoundError: for a network of a package that is missing or cannot be imported, saying which and why.
+        ValueError: for an unknown name.
+        ModuleNotFoundError: for a network of a package that is missing or cannot be imported. The message names the
+            package and the reason.
 
     >>> build("digits_net", 7).classifier.out_features
     7
     """
-    package, _, own = name.rpartition(":")
-    if not package and own in _OURS:
-        return _OURS[own](num_classes)
+    package, _, architecture = name.rpartition(":")
+    if not package and architecture in _BUILT_IN:
+        return _BUILT_IN[architecture](num_classes)
     if package not in ("", "torchvision", "timm"):
         raise ValueError(f"invalid model: {name} (must be NAME, torchvision:NAME or timm:NAME)")
-    troubles: list[ModuleNotFoundError] = []
+    import_errors: list[ModuleNotFoundError] = []
     for source in (package,) if package else ("torchvision", "timm"):
         try:
-            make = _FOREIGN[source](own)
+            make = _PACKAGES[source](architecture)
         except ModuleNotFoundError as error:
-            troubles.append(error)
+            import_errors.append(error)
             continue
         if make is not None:
             try:
                 return make(num_classes=num_classes)
-            except (RuntimeError, TypeError, ValueError) as error:  # whatever their constructors refuse
+            except (RuntimeError, TypeError, ValueError) as error:  # raised by the constructors of these packages
                 raise ValueError(f"invalid model: {name} ({source}: {str(error).splitlines()[0]})") from error
-    if package and troubles:
-        raise troubles[0]
-    where = f"not in {package}" if package else f"there is: {', '.join(_OURS)}; and all of torchvision and timm"
-    raise ValueError(f"unknown model: {name} ({'; but '.join([where, *map(str, troubles[:1])])})")
+    if package and import_errors:
+        raise import_errors[0]
+    where = f"not in {package}" if package else f"there is: {', '.join(_BUILT_IN)}; and all of torchvision and timm"
+    raise ValueError(f"unknown model: {name} ({'; but '.join([where, *map(str, import_errors[:1])])})")
 
 
 def _torchvision(name: str) -> Callable[..., nn.Module] | None:
@@ -74,11 +75,14 @@ def _timm(name: str) -> Callable[..., nn.Module] | None:
     return lambda num_classes: timm.create_model(name, pretrained=False, num_classes=num_classes)
 
 
-_FOREIGN = {"torchvision": _torchvision, "timm": _timm}
+_PACKAGES = {"torchvision": _torchvision, "timm": _timm}
 
 
 def _import(module: str) -> Any:
-    """The module, or one line on why there is none: torchvision's wheel fails in many ways beside another torch."""
+    """Import a module, or raise one line with the reason.
+
+    torchvision's wheel fails in many ways with a torch that it was not built for.
+    """
     package = module.partition(".")[0]
     try:
         return import_module(module)

@@ -28,9 +28,9 @@ class _Block(nn.Module):
 
 
 class CharTransformer(nn.Module):
-    """Characters ``(B, T)`` as int64, T at most ``window`` -> logits ``(B, classes, T)`` for the character after each.
+    """Characters ``(B, T)`` as int64, T at most ``window`` -> logits ``(B, classes, T)`` for each next character.
 
-    The classes come second, where ``F.cross_entropy`` and ``argmax(1)`` look for them.
+    Classes are dimension 1, as ``F.cross_entropy`` and ``argmax(1)`` expect.
     """
 
     def __init__(self, classes: int, window: int, *, layers: int, width: int, heads: int) -> None:
@@ -40,12 +40,12 @@ class CharTransformer(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
-        # torch's N(0, 1) would drown what the blocks add to the residual stream.
+        # torch's N(0, 1) would be much larger than the terms that the blocks add to the residual stream.
         for table in (self.embedding, self.position):
             nn.init.normal_(table.weight, std=0.02)
 
     def forward(self, characters: Tensor) -> Tensor:
-        """Logits for the character after each of those given, from it and the ones before it."""
+        """Logits for the next character at each position, from this position and those before it."""
         x = self.embedding(characters) + self.position.weight[: characters.shape[1]]
         for block in self.blocks:
             x = block(x)
@@ -55,7 +55,7 @@ class CharTransformer(nn.Module):
 def chars_net(classes: int = 96, window: int = 64) -> CharTransformer:
     """Three layers of width 64 with four heads: 147,456 weights in attention and feed-forward, 19,104 elsewhere.
 
-    Linear layers start as torch's do, the embeddings from N(0, 0.02^2), all from the global random generator.
+    Linear layers have torch's initialisation, embeddings N(0, 0.02^2); both use the global random generator.
 
     >>> import torch
     >>> logits = chars_net()(torch.zeros(2, 50, dtype=torch.int64))

@@ -11,7 +11,7 @@ def digits_net(num_classes: int = 10) -> nn.Sequential:
     """Three 3 x 3 convolutions (32, 64, 128 channels) with batch norm and ReLU, then a linear classifier.
 
     Input ``(n, 1, 8, 8)``, output logits ``(n, num_classes)``; 94,186 parameters for ten classes. The convolutions
-    have no bias because batch norm would cancel it. Initialised as torch does, from the global random generator.
+    have no bias because batch norm would cancel it. They have torch's initialisation, from the global random generator.
 
     >>> sum(p.numel() for p in digits_net().parameters())
     94186

@@ -1,4 +1,4 @@
-"""VGG16 for images of 32 x 32 pixels, as the paper trained it and with batch norm."""
+"""VGG16 for images of 32 x 32 pixels: the paper's network without batch norm, and a variant with it."""
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ _WIDTHS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 51
 
 
 class VGG(nn.Module):
-    """Thirteen 3 x 3 convolutions with ReLU between five poolings, then three linear layers behind dropout 0.5."""
+    """Thirteen 3 x 3 convolutions with ReLU, five max poolings, and three linear layers, two of them after dropout."""
 
     def __init__(self, num_classes: int, *, batch_norm: bool) -> None:
         super().__init__()
@@ -43,9 +43,9 @@ class VGG(nn.Module):
 def vgg16(num_classes: int = 10) -> VGG:
     """The VGG16 of the paper, without batch norm: 15,245,130 parameters for ten classes.
 
-    Convolutions start from N(0, 2 / (9 * out_channels)) with zero bias, linear layers as torch's do. Source:
-    K. Simonyan, A. Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015, with the
-    classifier that is usual for small images.
+    Convolutions start from N(0, 2 / (9 * out_channels)) with zero bias; linear layers have torch's initialisation. The
+    classifier is the one commonly used for small images. Source: K. Simonyan, A. Zisserman, Very Deep Convolutional
+    Networks for Large-Scale Image Recognition, ICLR 2015.
 
     >>> sum(p.numel() for p in vgg16().parameters())
     15245130
@@ -54,7 +54,7 @@ def vgg16(num_classes: int = 10) -> VGG:
 
 
 def vgg16_bn(num_classes: int = 10) -> VGG:
-    """The same with batch norm behind every convolution: 15,253,578 parameters for ten classes.
+    """VGG16 with batch norm after every convolution: 15,253,578 parameters for ten classes.
 
     >>> sum(p.numel() for p in vgg16_bn().parameters())
     15253578
