@@ -1,4 +1,4 @@
-"""Products with the Hessian, its top eigenspace, and the share of a direction inside it."""
+"""Products with the Hessian, its top eigenspace, and the fraction of a direction inside it."""
 
 import math
 import sys
@@ -24,8 +24,7 @@ from directional_pruning.landscape import (
     top_eigenspace,
 )
 from directional_pruning.report import write_report
-from directional_pruning.studies.curvature import examine_curvature
-from directional_pruning.studies.networks import create_pair, load_pair
+from directional_pruning.studies import create_pair, examine_curvature, load_pair
 
 
 def network(dtype=torch.float64):
@@ -229,18 +228,18 @@ def test_eigenpairs_in_float32():
     assert_close(values.double(), exact, rtol=1e-4, atol=1e-5)
 
 
-def test_the_squared_share_of_random_directions_averages_k_over_d():
+def test_the_squared_fraction_of_random_directions_averages_k_over_d():
     k, d, draws = 10, 400, 2000
     made = torch.Generator().manual_seed(0)
     vectors = torch.linalg.qr(torch.randn(d, k, generator=made, dtype=torch.float64))[0].T
     directions = torch.randn(draws, d, generator=made, dtype=torch.float64)
     squares = torch.tensor([subspace_fraction(x, vectors) for x in directions]).square()
-    # The share of a random direction is Beta(k/2, (d-k)/2); five standard errors.
+    # The squared fraction of a random direction is Beta(k/2, (d-k)/2); five standard errors.
     error = math.sqrt(2 * k * (d - k) / (d**2 * (d + 2)) / draws)
     assert abs(float(squares.mean()) - k / d) < 5 * error
 
 
-def test_shares_of_directions_inside_outside_and_between():
+def test_fractions_of_directions_inside_outside_and_between():
     vectors = torch.eye(6)[:2]
     assert subspace_fraction(torch.tensor([1.0, -2, 0, 0, 0, 0]), vectors) == pytest.approx(1)
     assert subspace_fraction(torch.tensor([0.0, 0, 5, 1, 0, 0]), vectors) == 0
@@ -303,7 +302,7 @@ def data():
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """A folder with two checkpoints and a module as a stranger has them."""
+    """A folder with two checkpoints and a module of a user."""
     (tmp_path / "strangers.py").write_text(ELSEWHERE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "strangers", raising=False)
@@ -339,14 +338,16 @@ def test_the_curvature_of_a_pair_is_that_of_its_first_network(folder):
     pair.model.load_state_dict(pair.states[0])
     values, vectors = top_eigenspace(pair.model, F.cross_entropy, pair.train, 4)
     flat = [torch.cat([state[name].flatten() for name, _ in pair.model.named_parameters()]) for state in pair.states]
-    way = (flat[1] - flat[0]).double()
-    assert found["parameters"] == len(way) == 69
+    displacement = (flat[1] - flat[0]).double()
+    assert found["parameters"] == len(displacement) == 69
     np.testing.assert_allclose(found["eigenvalues"], values, rtol=1e-4)
-    assert float(found["share"]) == pytest.approx(subspace_fraction(way, vectors.double()), rel=1e-3)
+    assert float(found["share"]) == pytest.approx(subspace_fraction(displacement, vectors.double()), rel=1e-3)
     assert float(found["share"]) == pytest.approx(math.sqrt((found["cosines"] ** 2).sum()), rel=1e-5)
     assert float(found["random"]) == pytest.approx(math.sqrt(4 / 69))
-    curved = hessian_product(pair.model, F.cross_entropy, pair.train)(way.float()).double()
-    assert float(found["along"]) == pytest.approx(float(way @ curved / (way @ way)), rel=1e-3)
+    curved = hessian_product(pair.model, F.cross_entropy, pair.train)(displacement.float()).double()
+    assert float(found["along"]) == pytest.approx(
+        float(displacement @ curved / (displacement @ displacement)), rel=1e-3
+    )
     assert found["residuals"].max() < 1e-4
     assert not (folder / "curvature" / "products.bin").exists()
 
@@ -354,31 +355,31 @@ def test_the_curvature_of_a_pair_is_that_of_its_first_network(folder):
 def test_stopped_and_called_again_it_goes_on_with_the_same_result(folder):
     pair, seen = load_pair(folder), []
 
-    def stop_at_five(stage, done, total):
+    def stop_at_five(task, done, total):
         if done == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         examine_curvature(folder, pair, k=4, on_progress=stop_at_five)
-    kept = folder / "curvature" / "products.bin"
-    five = kept.stat().st_size
-    with open(kept, "ab") as file:
-        file.write(b"cut short by a kill")
-    asked = 0
+    saved = folder / "curvature" / "products.bin"
+    five = saved.stat().st_size
+    with open(saved, "ab") as file:
+        file.write(b"an incomplete record")
+    evaluations = 0
 
     def counted(output, targets):
-        nonlocal asked
-        asked += 1
+        nonlocal evaluations
+        evaluations += 1
         return F.cross_entropy(output, targets)
 
-    words = examine_curvature(folder, replace(pair, loss_fn=counted), k=4, on_progress=lambda *told: seen.append(told))
+    words = examine_curvature(folder, replace(pair, loss_fn=counted), k=4, on_progress=lambda *each: seen.append(each))
     products = seen[-1][1]
     assert seen[-1][1] == seen[-1][2]
     assert five > 5 * 2 * 69 * 4
-    # Three batches a product, and two passes to see that the data stays the same; five products were kept.
-    assert asked == 3 * (products - 5) + 6
+    # Three batches a product, and two passes to see that the data stays the same; five products were saved.
+    assert evaluations == 3 * (products - 5) + 6
     once = read(folder / "curvature.npz")
-    # What is known is not computed again; under another k it is.
+    # The same result is not computed again; for another k it is.
     assert examine_curvature(folder, replace(pair, loss_fn=None), k=4) == words
     (folder / "curvature.npz").unlink()
     examine_curvature(folder, pair, k=4)
@@ -398,7 +399,7 @@ def test_the_command_draws_the_curvature_and_says_what_it_is(elsewhere, monkeypa
 
     code, out, err = dirprune("curvature", *between, "--out", "pair", "--k", "4")
     assert (code, err) == (0, "")
-    assert "share of the way in the top-4 eigenspace" in out
+    assert "fraction of the displacement in the top-4 subspace" in out
     assert "report: pair/report.html" in out
     page = (elsewhere / "pair" / "report.html").read_text()
     assert "Flat directions?" in page
@@ -412,7 +413,7 @@ def test_the_command_draws_the_curvature_and_says_what_it_is(elsewhere, monkeypa
         write_report(elsewhere / "pair")
 
 
-def test_a_network_beside_itself_has_no_way(elsewhere):
+def test_a_network_and_itself_have_no_displacement(elsewhere):
     paths = elsewhere / "a.safetensors", elsewhere / "a.safetensors"
     create_pair(elsewhere / "same", *paths, "strangers:model", "strangers:data", "torch.nn.functional:cross_entropy")
     with pytest.raises(ValueError, match=r"^invalid networks: .* are 0\.0 apart"):

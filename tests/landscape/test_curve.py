@@ -105,11 +105,12 @@ def test_the_ends_of_a_fitted_curve_are_the_two_networks(name, kind):
         second.state_dict(),
         kind=kind,
         epochs=2,
-        on_epoch=lambda epoch, loss: losses.append((epoch, loss)),
+        on_progress=lambda task, done, total, record: losses.append((task, done, total, record["loss"])),
     )
     assert isinstance(curve, kind)
     assert isinstance(curve, Curve)
-    assert [epoch for epoch, _ in losses] == [1, 2]
+    assert [each[:3] for each in losses] == [("training the bend", 1, 2), ("training the bend", 2, 2)]
+    assert all(math.isfinite(loss) for *_, loss in losses)
     # The bend was trained, and nothing else.
     middle = straight_line(first.state_dict(), second.state_dict()).bend
     assert any(not torch.equal(curve.bend[key], middle[key]) for key in curve.bend)
@@ -237,16 +238,18 @@ def test_stopped_in_the_middle_and_resumed_gives_the_same_bits(tmp_path, name):
     arguments = (NETWORKS[name](), F.cross_entropy, lambda epoch: reversed(batches_for(name)[epoch % 2 :]), start, end)
     whole = fit_curve(*arguments, epochs=4)
 
-    def stop(epoch, loss):
-        if epoch == 2:
+    def stop(task, done, total, record):
+        if done == 2:
             raise KeyboardInterrupt
 
     path = tmp_path / "bend.pt"
     with pytest.raises(KeyboardInterrupt):
-        fit_curve(*arguments, epochs=4, checkpoint=path, on_epoch=stop)
+        fit_curve(*arguments, epochs=4, checkpoint=path, on_progress=stop)
     torch.rand(5)  # the caller's generator has moved on
     seen = []
-    resumed = fit_curve(*arguments, epochs=4, checkpoint=path, on_epoch=lambda epoch, loss: seen.append(epoch))
+    resumed = fit_curve(
+        *arguments, epochs=4, checkpoint=path, on_progress=lambda task, done, total, record: seen.append(done)
+    )
     assert seen == [3, 4]
     assert same(resumed.bend, whole.bend)
     assert same(fit_curve(*arguments, epochs=4, checkpoint=path).bend, whole.bend)  # nothing left to do
@@ -273,20 +276,20 @@ def test_the_callers_random_numbers_are_untouched():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_evaluation_goes_on_from_known_points():
+def test_evaluation_resumes_from_measured_points():
     start, end = states("convolutional")
     arguments = (convolutional(), F.cross_entropy, batches_for("convolutional"), straight_line(start, end))
     seen = []
-    whole = evaluate_curve(*arguments, points=5, on_point=lambda rows: seen.append(list(rows)))
+    whole = evaluate_curve(*arguments, points=5, on_rows=lambda rows: seen.append(list(rows)))
     assert [len(rows) for rows in seen] == [1, 2, 3, 4, 5]
     again = []
-    resumed = evaluate_curve(*arguments, points=5, known=seen[2], on_point=lambda rows: again.append(len(rows)))
+    resumed = evaluate_curve(*arguments, points=5, measured=seen[2], on_rows=lambda rows: again.append(len(rows)))
     assert again == [4, 5]
     torch.testing.assert_close(resumed.loss, whole.loss, rtol=0, atol=0)
-    assert evaluate_curve(*arguments, points=5, known=[(9.0,) * 4] * 5).loss.tolist() == [9.0] * 5
+    assert evaluate_curve(*arguments, points=5, measured=[(9.0,) * 4] * 5).loss.tolist() == [9.0] * 5
 
 
-def test_what_is_not_finite_on_the_way_is_reported_and_the_ends_are_not_spoilt():
+def test_what_is_not_finite_on_the_curve_is_reported_and_the_ends_are_not_spoilt():
     start, end = states("plain")
     bend = {key: torch.full_like(value, math.nan) for key, value in start.items()}
     values = evaluate_curve(plain(), F.cross_entropy, batches_for("plain"), BezierCurve(start, end, bend), points=5)

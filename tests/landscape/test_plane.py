@@ -121,14 +121,14 @@ def test_a_curve_outside_the_plane_is_projected_orthogonally():
     assert float((point - foot).norm()) > 0.1
 
 
-def test_goes_on_from_known_points():
+def test_resumes_from_measured_points():
     three, seen, again = list(some_states()), [], []
     arguments = (network(), F.cross_entropy, some_batches(), *three)
-    whole = loss_plane(*arguments, size=3, on_point=lambda rows: seen.append(list(rows)))
-    resumed = loss_plane(*arguments, size=3, known=seen[4], on_point=lambda rows: again.append(len(rows)))
+    whole = loss_plane(*arguments, size=3, on_rows=lambda rows: seen.append(list(rows)))
+    resumed = loss_plane(*arguments, size=3, measured=seen[4], on_rows=lambda rows: again.append(len(rows)))
     assert again == [6, 7, 8, 9]
     assert torch.equal(resumed.loss, whole.loss)
-    # Along x first: the second point known is the second of the first row.
+    # Along x first: the second row measured is the second of the first row.
     assert float(whole.loss[0, 1]) == seen[1][1].loss
 
 
@@ -138,7 +138,7 @@ def test_several_workers_measure_the_same_in_order_and_leave_model_and_random_nu
     alone = loss_plane(model, F.cross_entropy, batches, *three, size=4)
     before, generator = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     together = loss_plane(
-        model, F.cross_entropy, batches, *three, size=4, workers=3, on_point=lambda rows: seen.append(len(rows))
+        model, F.cross_entropy, batches, *three, size=4, workers=3, on_rows=lambda rows: seen.append(len(rows))
     )
     assert torch.equal(together.loss, alone.loss)
     assert seen == list(range(1, 17))

@@ -17,8 +17,7 @@ from directional_pruning.landscape import (
     path_threshold,
 )
 from directional_pruning.report.plots.theory import write_theory
-from directional_pruning.studies import theory as demonstrate
-from directional_pruning.studies.theory import run_theory, theory_verdict
+from directional_pruning.studies import run_theory, theory, theory_verdict
 from directional_pruning.studies.theory_experiments import digits_theory, quadratic_theory
 
 
@@ -51,10 +50,10 @@ def test_the_closed_form_is_the_minimiser(w, s, lam):
     def objective(x):
         return (w - x) ** 2 / 2 + lam * s * abs(x)
 
-    found = float(directional_prune(torch.tensor([w]).double(), torch.tensor([s]).double(), lam))
+    minimiser = float(directional_prune(torch.tensor([w]).double(), torch.tensor([s]).double(), lam))
     # On the side of w: with a negative score the objective has no least value across the sign.
-    candidates = np.append(np.sign(w) * np.linspace(0, 10, 2001), found)
-    assert objective(found) <= min(objective(candidates)) + 1e-12
+    candidates = np.append(np.sign(w) * np.linspace(0, 10, 2001), minimiser)
+    assert objective(minimiser) <= min(objective(candidates)) + 1e-12
 
 
 def test_pruned_weights_are_plus_zero_and_the_others_move_in_flat_directions_only():
@@ -112,10 +111,10 @@ def test_the_threshold_is_that_of_the_optimizer(mu):
 
 @pytest.fixture(scope="module")
 def quadratic():
-    shares = []
-    arrays = quadratic_theory(0, shares.append, until=10)
-    assert shares == sorted(shares)
-    assert shares[-1] == pytest.approx(1)
+    steps = []
+    arrays = quadratic_theory(0, lambda task, done, total: steps.append((task, total, done)), until=10)
+    assert steps == sorted(steps)
+    assert steps[-1] == ("quadratics", 2 * 11_100 + 10_000, 2 * 11_100 + 10_000)
     return arrays
 
 
@@ -123,7 +122,7 @@ def test_grda_follows_the_law_on_quadratics_at_every_rate(quadratic):
     assert quadratic["rates"].tolist() == [0.1, 0.01, 0.001]
     assert quadratic["signs_held"]
     assert (quadratic["error"][:, -1] < 1e-3).all()
-    # The law is that of the limit lr -> 0; what is left is of the order of lr.
+    # The law is that of the limit lr -> 0; the difference is of the order of lr.
     assert_close(
         torch.tensor(quadratic["error"][:-1, -1] / quadratic["error"][1:, -1]),
         torch.tensor([10.0, 10]).double(),
@@ -150,7 +149,15 @@ def test_the_scores_approach_the_flat_ones_as_one_over_time(quadratic):
 
 @pytest.fixture(scope="module")
 def network():
-    return digits_theory(0, hidden=6, epochs=40, until=40)
+    progress = {}
+    arrays = digits_theory(
+        0, lambda task, done, total: progress.update({task: (done, total)}), hidden=6, epochs=40, until=40
+    )
+    assert list(progress) == [
+        f"digits: {x}" for x in ("training with SGD", "exact Hessian", "small threshold", "six strengths")
+    ]
+    assert all(done == total for done, total in progress.values())
+    return arrays
 
 
 def test_grda_follows_the_law_on_a_network_closer_than_any_simpler_scores(network):
@@ -164,31 +171,33 @@ def test_the_three_methods_are_compared_at_the_same_zeros(network):
     sparsity, (grda, _, size, sgd) = network["sparsity"], network["loss"]
     assert (np.diff(sparsity) > 0).all()
     assert np.isfinite(network["loss"][[0, 2, 3]]).all()
-    assert len(set(sgd)) == 1  # the same twin beside all of them
+    assert len(set(sgd)) == 1  # the dense baseline of all of them
     # With hardly a zero all are near the dense network; with many, none is.
     assert size[0] < 1.1 * sgd[0]
     assert min(grda[-1], size[-1]) > 1.5 * sgd[0]
 
 
-def test_the_demonstration_is_kept_and_drawn(network, quadratic, tmp_path, monkeypatch):
+def test_the_theory_study_is_saved_and_drawn(network, quadratic, tmp_path, monkeypatch):
     calls = []
 
     def stand_in(name, arrays):
         def run(seed, on_progress):
             calls.append((name, seed))
-            on_progress(0.5)
+            on_progress(name, 1, 2)
             return arrays
 
         return run
 
-    monkeypatch.setattr(demonstrate, "quadratic_theory", stand_in("quadratics", quadratic))
-    monkeypatch.setattr(demonstrate, "digits_theory", stand_in("digits", network))
+    monkeypatch.setattr(theory, "quadratic_theory", stand_in("quadratics", quadratic))
+    monkeypatch.setattr(theory, "digits_theory", stand_in("digits", network))
     seen = []
-    lines = run_theory(tmp_path, 3, lambda *told: seen.append(told))
+    lines = run_theory(tmp_path, 3, lambda *each: seen.append(each))
     assert lines == theory_verdict(quadratic, network)
-    assert seen == [("quadratics", 0.5), ("quadratics", 1.0), ("digits", 0.5), ("digits", 1.0)]
+    assert seen == [("quadratics", 1, 2), ("digits", 1, 2)]
     # Again: nothing is computed. Without one part, or with a broken one: that part.
-    assert run_theory(tmp_path, 3) == lines
+    seen.clear()
+    assert run_theory(tmp_path, 3, lambda *each: seen.append(each)) == lines
+    assert seen == [("quadratics: saved earlier", 1, 1), ("digits: saved earlier", 1, 1)]
     (tmp_path / "digits.npz").write_bytes(b"PK\x03\x04 cut short")
     assert run_theory(tmp_path, 3) == lines
     assert calls == [("quadratics", 3), ("digits", 3), ("digits", 3)]
@@ -234,7 +243,7 @@ BAD = {
         lambda: finite_time_scores(torch.ones(3), torch.ones(1), torch.ones(3, 1), 1.0, 0.6),
         "invalid eigenvectors",
     ),
-    "time running back": (
+    "a negative time": (
         lambda: finite_time_scores(torch.ones(1), torch.ones(1), torch.ones(1, 1), -1.0, 0.6),
         "invalid time: -1.0",
     ),

@@ -20,8 +20,7 @@ from directional_pruning.report import write_report
 from directional_pruning.report.plots.landscape import valley_captions, valley_figures
 from directional_pruning.report.plots.style import AT_NIGHT, to_svg
 from directional_pruning.runs import create_run, digits_recipe, train_run
-from directional_pruning.studies.curve import curve_verdict, examine_curve, examine_plane
-from directional_pruning.studies.networks import create_pair, load_pair
+from directional_pruning.studies import create_pair, curve_verdict, examine_curve, examine_plane, load_pair
 
 ELSEWHERE = """
 import torch
@@ -120,12 +119,12 @@ def test_curve_and_plane_of_a_run(run, monkeypatch, capsys):
     curve = arrays(run / "curve.npz")
     assert str(curve["verdict"]) in out
     assert f"report: {run}/report.html" in out
-    assert curve["names"].tolist() == ["dense twin", "gRDA"]
+    assert curve["names"].tolist() == ["dense baseline", "gRDA"]
     assert curve["t"].tolist() == curve["line_t"].tolist() == [0, 0.5, 1]
     for key in ("loss", "error", "test_loss", "test_error"):
         assert curve[key].shape == (3,)
         assert np.isfinite(curve[key]).all()
-        # The same ends, and another way between them.
+        # The same ends, and other points between them.
         assert curve[key][[0, -1]].tolist() == curve[f"line_{key}"][[0, -1]].tolist()
     assert curve["loss"][1] != curve["line_loss"][1]
     assert curve["length"][-1] > curve["line_length"][-1]
@@ -144,7 +143,7 @@ def test_curve_and_plane_of_a_run(run, monkeypatch, capsys):
     assert (code, err) == (0, "")
     plane = arrays(run / "plane.npz")
     assert plane["loss"].shape == plane["test_error"].shape == (2, 2)
-    assert plane["names"].tolist() == ["dense twin", "gRDA", "bend"]
+    assert plane["names"].tolist() == ["dense baseline", "gRDA", "bend"]
     np.testing.assert_allclose(plane["path"][[0, -1]], plane["corners"][:2], atol=1e-6)
     page = (run / "report.html").read_text()
     assert "One valley?" in page
@@ -161,7 +160,7 @@ class Stop:
     def __init__(self, at):
         self.left = at
 
-    def __call__(self, stage, done, total):
+    def __call__(self, task, done, total, record=None):
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt
@@ -175,8 +174,8 @@ def test_stopped_at_any_moment_and_resumed_gives_the_same_numbers(elsewhere, mon
     pair, settings = load_pair(folder), {"epochs": 2, "points": 3}
     verdict = examine_curve(whole, pair, **settings)
     examine_plane(whole, pair, size=2)
-    # Every point is kept at once, where a user's are kept once a second.
-    monkeypatch.setattr("directional_pruning.studies.curve._EVERY", 0)
+    # Each point is saved at once, not once a second.
+    monkeypatch.setattr("directional_pruning.studies.store.SECONDS_BETWEEN_WRITES", 0)
     for at in (1, 2, 3, 2, 4):
         with pytest.raises(KeyboardInterrupt):
             examine_curve(folder, pair, **settings, on_progress=Stop(at))
@@ -186,13 +185,13 @@ def test_stopped_at_any_moment_and_resumed_gives_the_same_numbers(elsewhere, mon
     with pytest.raises(KeyboardInterrupt):
         examine_plane(folder, pair, size=2, on_progress=Stop(3))
     seen = []
-    examine_plane(folder, pair, size=2, on_progress=lambda stage, done, total: seen.append((done, total)))
+    examine_plane(folder, pair, size=2, on_progress=lambda task, done, total: seen.append((done, total)))
     assert seen == [(2, 4), (3, 4), (4, 4)]
     assert equal(arrays(folder / "plane.npz"), arrays(whole / "plane.npz"))
 
     # Again, there is nothing left to do; with other settings there is.
     seen = []
-    examine_curve(folder, pair, **settings, on_progress=lambda stage, done, total: seen.append((stage, done, total)))
+    examine_curve(folder, pair, **settings, on_progress=lambda *progress: seen.append(progress))
     assert seen == [("measuring the curve", 3, 3), ("measuring the straight line", 3, 3)]
     examine_curve(folder, pair, **{**settings, "lr": 0.01})
     assert not equal(arrays(folder / "curve.npz"), arrays(whole / "curve.npz"))
@@ -259,10 +258,10 @@ def test_mistakes_are_one_line(elsewhere, monkeypatch, capsys, changes, message)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK broken", "b.pt is not a readable checkpoint"),
+        (b"PK broken", "b.pt is not a readable file of weights"),
         (None, "b.pt: No such file or directory"),
-        ({"epoch": 3}, "b.pt holds no state dict"),
-        ([torch.zeros(2)], "b.pt holds no state dict"),
+        ({"epoch": 3}, "b.pt: holds no state dict"),
+        ([torch.zeros(2)], "b.pt: holds no state dict"),
         ({"state_dict": {"0.weight": torch.zeros(2)}}, "invalid end: entry '0.weight' has shape (2,)"),
     ],
 )
@@ -300,8 +299,8 @@ def test_the_verdict_follows_its_criterion():
     assert "a barrier of 0.02 (more than 0.01)" in curve_verdict(values([0.1, 0.22, 0.2]), line, 0.01)
     assert "one valley" in curve_verdict(values([0.1, 0.22, 0.2]), line, 0.05)
     for bad in (math.nan, math.inf):
-        said = curve_verdict(values([0.1, bad, 0.2]), line, 0.01)
-        assert said == "the loss on the curve is not finite at t = 0.5, ends 0.1 and 0.2: not one valley"
+        verdict = curve_verdict(values([0.1, bad, 0.2]), line, 0.01)
+        assert verdict == "the loss on the curve is not finite at t = 0.5, ends 0.1 and 0.2: not one valley"
 
 
 @pytest.mark.parametrize("name", ["curve.npz", "plane.npz"])

@@ -1,4 +1,4 @@
-"""Curves between two networks, with one bend, and the loss along them.
+"""Curves between two networks, with one bend, and the loss on them.
 
 Source: T. Garipov, P. Izmailov, D. Podoprikhin, D. Vetrov, A. G. Wilson, Loss Surfaces, Mode Connectivity, and Fast
 Ensembling of DNNs, NeurIPS 2018, arXiv 1802.10026.
@@ -20,7 +20,7 @@ class BezierCurve:
     """The quadratic Bezier curve between two state dicts: (1 - t)^2 start + 2 t (1 - t) bend + t^2 end.
 
     The three have the same names and shapes. What is not a floating-point number (counters) comes from the state dict
-    that weighs most at t.
+    with the largest coefficient at t.
 
     Raises:
         ValueError: for state dicts whose names or shapes differ, naming the first.
@@ -89,10 +89,10 @@ def straight_line(start: State, end: State) -> BezierCurve:
 
 @dataclass(frozen=True)
 class CurveValues:
-    """What :func:`evaluate_curve` found at each of n points: float64 tensors ``(n,)``.
+    """What :func:`evaluate_curve` measures at each of n points: float64 tensors ``(n,)``.
 
-    ``length`` is the way from the start in the space of the parameters. Errors are shares of wrong answers; what
-    could not be measured is NaN.
+    ``length`` is the arc length from the start in the space of the parameters. Errors are fractions of wrong answers;
+    what cannot be measured is NaN.
     """
 
     t: Tensor
@@ -112,23 +112,23 @@ def evaluate_curve(
     points: int = 61,
     test_batches: Batches | None = None,
     autocast: torch.dtype | None = None,
-    known: Sequence[Sequence[float]] = (),
-    on_point: Callable[[list[Values]], None] | None = None,
+    measured: Sequence[Sequence[float]] = (),
+    on_rows: Callable[[list[Values]], None] | None = None,
 ) -> CurveValues:
-    """Loss, error and length along a curve, at evenly spaced t from 0 to 1.
+    """Loss, error and length on a curve, at evenly spaced t from 0 to 1.
 
-    The network is in evaluation mode, without dropout. Where it has batch norm, the running statistics are at every
-    point, the ends included, the means over all of ``batches``: those of a mixture of networks are not the mixture.
+    The network is in evaluation mode, without dropout. The running statistics of batch norm are computed anew at every
+    point, the ends included, as the means over all of ``batches``. Interpolated statistics would be wrong.
 
     Args:
         model, loss_fn, autocast: as in :func:`~directional_pruning.landscape.fit_curve`.
         batches: the training data, read several times for each point: best without augmentation.
         test_batches: data on which loss and error are measured too.
-        known: what ``on_point`` was given last, to go on from there.
-        on_point: called after each point with the values of all points so far.
+        measured: the last rows that ``on_rows`` received, to resume from there.
+        on_rows: called after each point with the rows of all points so far.
 
     Returns:
-        The values; an error is the share of wrong answers where the outputs are scores ``(n, classes, ...)`` and the
+        The values; an error is the fraction of wrong answers where the outputs are scores ``(n, classes, ...)`` and the
         targets integers ``(n, ...)``, NaN otherwise. A loss that is not finite stays so.
 
     Raises:
@@ -147,11 +147,11 @@ def evaluate_curve(
     check_batches(test_batches, "test_batches")
     curve = on_model(model, curve)
     steps = [i / (points - 1) for i in range(points)]
-    rows = [Values(*row) for row in known[:points]]
+    rows = [Values(*row) for row in measured[:points]]
     for t in steps[len(rows) :]:
         rows.append(measure(model, loss_fn, curve.point(t), batches, test_batches, autocast))
-        if on_point is not None:
-            on_point(rows)
+        if on_rows is not None:
+            on_rows(rows)
     values = torch.tensor(rows, dtype=torch.float64).T
     return CurveValues(torch.tensor(steps, dtype=torch.float64), _lengths(model, curve, steps), *values)
 

@@ -5,7 +5,7 @@ arXiv 1802.10026.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -49,7 +49,7 @@ class Plane:
     def point(self, x: float, y: float) -> dict[str, Tensor]:
         """The state dict ``first + x u + y v``; at the corners exactly the three networks.
 
-        What is not a floating-point number comes from the network that weighs most there.
+        What is not a floating-point number comes from the network with the largest coefficient there.
         """
         (_, _), (width, _), (across, height) = self.corners
         b = y / height
@@ -59,11 +59,11 @@ class Plane:
 
 @dataclass(frozen=True)
 class PlaneValues:
-    """What :func:`loss_plane` found: float64 tensors.
+    """What :func:`loss_plane` measures: float64 tensors.
 
     ``x`` and ``y`` ``(size,)`` are the coordinates of the grid; ``loss``, ``error``, ``test_loss`` and ``test_error``
     ``(size, size)`` have a row for each y and a column for each x. ``corners`` ``(3, 2)`` are the three networks,
-    ``path`` ``(points, 2)`` the curve's orthogonal projection on the plane (no rows without a curve).
+    ``path`` ``(points, 2)`` is the curve's orthogonal projection on the plane (no rows without a curve).
     """
 
     x: Tensor
@@ -91,20 +91,20 @@ def loss_plane(
     test_batches: Batches | None = None,
     autocast: torch.dtype | None = None,
     workers: int = 1,
-    known: Sequence[Sequence[float]] = (),
-    on_point: Callable[[list[Values]], None] | None = None,
+    measured: Sequence[Sequence[float]] = (),
+    on_rows: Callable[[list[Values]], None] | None = None,
 ) -> PlaneValues:
     """Loss and error on a grid in the plane through three networks, batch norm refreshed at every point.
 
     Args:
-        model, loss_fn, batches, test_batches, autocast, known, on_point: as in
+        model, loss_fn, batches, test_batches, autocast, measured, on_rows: as in
             :func:`~directional_pruning.landscape.evaluate_curve`; the points run along x first.
         first, second, third: state dicts of the networks, as the two ends and the bend of a curve.
         size: points along each side of the grid.
-        margin: what the grid adds on each side, as a share of the extent of the three networks.
-        curve: drawn on the plane: its projection is returned as ``path``.
-        workers: points measured at once, by threads, each on its own copy of the model. The values stay the same; on a
-            CPU it pays for networks too small for torch's own threads.
+        margin: what the grid adds on each side, as a fraction of the extent of the three networks.
+        curve: its projection on the plane is returned as ``path``.
+        workers: points measured at once, by threads, each with a copy of the model. The values stay the same; on a
+            CPU it is faster for networks too small for torch's threads.
 
     Raises:
         ValueError: for networks that do not fit the model, that are equal or on one line, a size below 2, a negative
@@ -117,12 +117,9 @@ def loss_plane(
     >>> values.corners.tolist(), values.loss.tolist()
     ([[0.0, 0.0], [2.0, 0.0], [1.0, 1.0]], [[0.0, 2.0], [0.5, 2.5]])
     """
-    if size < 2:
-        raise ValueError(f"invalid size: {size} (must be >= 2)")
-    if workers < 1:
-        raise ValueError(f"invalid workers: {workers} (must be >= 1)")
-    if not margin >= 0:
-        raise ValueError(f"invalid margin: {margin} (must be >= 0)")
+    for name, value, least in (("size", size, 2), ("workers", workers, 1), ("margin", margin, 0)):
+        if not value >= least:
+            raise ValueError(f"invalid {name}: {value} (must be >= {least})")
     check_batches(batches, "batches")
     check_batches(test_batches, "test_batches")
     states = [adapted(model, state, name) for state, name in zip((first, second, third), ("first", "second", "third"))]
@@ -133,33 +130,58 @@ def loss_plane(
         path = _projected(names, plane, on_model(model, curve))
 
     corners = torch.tensor(plane.corners, dtype=torch.float64)
+    x, y = _grid(corners, size, margin)
+    rows = [Values(*row) for row in measured[: size * size]]
+
+    def measure_at(i: int, network: nn.Module) -> Values:
+        state = plane.point(float(x[i % size]), float(y[i // size]))
+        return measure(network, loss_fn, state, batches, test_batches, autocast)
+
+    def add(row: Values) -> None:
+        rows.append(row)
+        if on_rows is not None:
+            on_rows(rows)
+
+    _for_each(range(len(rows), size * size), measure_at, add, model, workers)
+    loss, error, test_loss, test_error = torch.tensor(rows, dtype=torch.float64).T.reshape(4, size, size)
+    return PlaneValues(x, y, loss, error, test_loss, test_error, corners, path, plane)
+
+
+def _grid(corners: Tensor, size: int, margin: float) -> tuple[Tensor, Tensor]:
+    """The coordinates x and y of the grid around the three networks, each ``(size,)``."""
     low, high = corners.min(0).values, corners.max(0).values
     low, high = low - margin * (high - low), high + margin * (high - low)
     x, y = (torch.linspace(float(low[i]), float(high[i]), size, dtype=torch.float64) for i in (0, 1))
-    rows = [Values(*row) for row in known[: size * size]]
+    return x, y
+
+
+def _for_each(
+    indices: Iterable[int],
+    compute: Callable[[int, nn.Module], Values],
+    on_result: Callable[[Values], None],
+    model: nn.Module,
+    workers: int,
+) -> None:
+    """Compute a result for each index in threads, each with a copy of the model; handle the results in order."""
     models: SimpleQueue[nn.Module] = SimpleQueue()
     for _ in range(workers):
         models.put(model if workers == 1 else copy.deepcopy(model))
 
-    def measured(i: int) -> Values:
-        state, own = plane.point(float(x[i % size]), float(y[i // size])), models.get()
+    def compute_with_model(i: int) -> Values:
+        network = models.get()
         try:
-            return measure(own, loss_fn, state, batches, test_batches, autocast)
+            return compute(i, network)
         finally:
-            models.put(own)
+            models.put(network)
 
-    # The threads set the seed of one and the same generator.
+    # All threads set the seed of the same generator.
     with seeded(0, device_of(model)), ThreadPoolExecutor(workers) as pool:
         try:
-            for row in pool.map(measured, range(len(rows), size * size)):
-                rows.append(row)
-                if on_point is not None:
-                    on_point(rows)
+            for result in pool.map(compute_with_model, indices):
+                on_result(result)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    loss, error, test_loss, test_error = torch.tensor(rows, dtype=torch.float64).T.reshape(4, size, size)
-    return PlaneValues(x, y, loss, error, test_loss, test_error, corners, path, plane)
 
 
 def plane_through(names: Sequence[str], first: State, second: State, third: State) -> Plane:
@@ -173,7 +195,7 @@ def plane_through(names: Sequence[str], first: State, second: State, third: Stat
         raise ValueError("invalid second: it equals first, no plane")
     across = float(products[0, 1]) / width
     height = max(float(products[1, 1]) - across**2, 0.0) ** 0.5
-    # Below it is the rounding of the weights that would give the direction.
+    # A smaller height is rounding error of the weights: its direction means nothing.
     if height <= 1e-5 * max(width, float(products[1, 1].sqrt())):
         raise ValueError("invalid third: it lies on the straight line through first and second, no plane")
     return Plane(first, second, third, ((0.0, 0.0), (width, 0.0), (across, height)))

@@ -1,126 +1,111 @@
-"""Do two networks differ in flat directions? The top of the Hessian's spectrum at one, and the way to the other."""
+"""Do two networks differ in flat directions? The top of the Hessian's spectrum at one, and their displacement."""
 
 import json
 import math
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
 
-from ..files import replacing
-from ..landscape import adapted, hessian_operator, subspace_fraction, top_eigenpairs
+from ..landscape import Eigenspace, adapted, hessian_operator, subspace_fraction, top_eigenpairs
+from ..progress import Progress, ignore_progress
 from .networks import Pair
+from .store import SavedProducts, load_arrays, save_arrays
 
 __all__ = ["curvature_verdict", "examine_curvature"]
 
 
 def examine_curvature(
-    folder: Path,
-    pair: Pair,
-    *,
-    k: int = 10,
-    seed: int = 0,
-    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    folder: Path, pair: Pair, *, k: int = 10, seed: int = 0, on_progress: Progress = ignore_progress
 ) -> str:
-    """Find the k steepest directions at the first network of a pair, and the share of the way to the second in them.
+    """Find the k steepest directions at the first network of a pair; compare the displacement to the second with them.
 
-    Writes ``curvature.npz``: eigenvalues (k,), residuals (k,), cosines (k,), those of the way with each eigenvector;
-    share, the root of the sum of their squares; random, ``sqrt(k / d)``; along, the curvature along the way; distance;
-    parameters, d; names, verdict, settings. Each product with the Hessian is kept until then, so that the same call
-    after a stop goes on, with the same result. What was found for the same networks and settings is not computed again.
+    Writes ``curvature.npz``: eigenvalues (k,); residuals (k,); cosines (k,) of the displacement with each eigenvector;
+    share, the fraction of the displacement in their subspace; random, ``sqrt(k / d)``; along, the Rayleigh quotient
+    along the displacement; distance, its norm; parameters, d; names, verdict, settings. Each product with the Hessian
+    is saved until then, so that an interrupted study resumes with the same result. A result for the same networks and
+    settings is not computed again.
 
     Raises:
-        ValueError: for k out of range, networks that do not fit the architecture or are one, or data that changes.
+        ValueError: for k out of range, networks that do not fit the architecture or are equal, or data that changes.
     """
-    path, kept = folder / "curvature.npz", folder / "curvature" / "products.bin"
+    path = folder / "curvature.npz"
     settings = json.dumps({"networks": pair.fingerprint, "k": k, "seed": seed})
-    with suppress(OSError, KeyError, ValueError, EOFError, TypeError, BadZipFile), open(path, "rb") as file:
-        known = np.load(file, allow_pickle=False)
-        if str(known["settings"]) == settings:
-            return str(known["verdict"])
-    states = [adapted(pair.model, state, name) for state, name in zip(pair.states, pair.names)]
-    first, second = (torch.cat([state[n].flatten() for n, _ in pair.model.named_parameters()]) for state in states)
-    way = second.double() - first.double()
-    distance = float(way.norm())
+    if (earlier := load_arrays(path, settings=settings)) and "verdict" in earlier:
+        return str(earlier["verdict"])
+    displacement = _load_first(pair)
+    distance = float(displacement.norm())
     if not 0 < distance < math.inf:
         raise ValueError(f"invalid networks: {' and '.join(pair.names)} are {distance} apart (must be two, and finite)")
-    pair.model.load_state_dict(states[0], strict=False)  # of tied entries the first stands for all
-    kept.parent.mkdir(exist_ok=True)
-    stage = "products with the Hessian"
-    # Lanczos takes as many products as it needs: the end of the bar is a guess, until it is reached.
-    operator = _Kept(
-        hessian_operator(pair.model, pair.loss_fn, pair.train),
-        kept,
-        settings,
-        lambda done: on_progress(stage, done, max(5 * k, done + 1)),
+    unit = (displacement / distance).cpu()
+    products = folder / "curvature" / "products.bin"
+    space, quotient = _spectrum(pair, unit, products, settings, k, seed, on_progress)
+    fraction, random = subspace_fraction(unit, space.vectors), math.sqrt(k / len(unit))
+    verdict = curvature_verdict(fraction, random, k, quotient, float(space.values[0]))
+    save_arrays(
+        path,
+        eigenvalues=space.values.numpy(),
+        residuals=space.residuals.numpy(),
+        cosines=(space.vectors.double() @ unit).numpy(),
+        share=fraction,
+        random=random,
+        along=quotient,
+        distance=distance,
+        parameters=len(unit),
+        names=pair.names,
+        verdict=verdict,
+        settings=settings,
     )
-    space = top_eigenpairs(operator, k, seed=seed)
-    unit = (way / distance).cpu()
-    along = float(unit @ torch.from_numpy(operator.matvec(unit.to(first.dtype).numpy())).double())
-    on_progress(stage, operator.done, operator.done)
-    found = {
-        "eigenvalues": space.values.numpy(),
-        "residuals": space.residuals.numpy(),
-        "cosines": (space.vectors.double() @ unit).numpy(),
-        "share": subspace_fraction(unit, space.vectors),
-        "random": math.sqrt(k / len(unit)),
-        "along": along,
-        "distance": distance,
-        "parameters": len(unit),
-    }
-    verdict = curvature_verdict(found["share"], found["random"], k, along, float(space.values[0]))
-    with replacing(path) as beside, open(beside, "wb") as file:
-        np.savez(file, **found, names=pair.names, verdict=verdict, settings=settings)
-    kept.unlink(missing_ok=True)
+    products.unlink(missing_ok=True)
     return verdict
 
 
-def curvature_verdict(share: float, random: float, k: int, along: float, largest: float) -> str:
-    """In words, whether the way between two networks is flat: mostly, if 99 % of its square lie outside the space.
+def curvature_verdict(fraction: float, random: float, k: int, quotient: float, largest: float) -> str:
+    """Say whether two networks differ in flat directions: at least 99 % of the squared displacement is outside.
+
+    Args:
+        fraction: of the displacement, in the subspace of the top k eigenvectors.
+        random: the same of a random direction.
+        quotient: Rayleigh quotient of the Hessian along the displacement.
+        largest: eigenvalue.
 
     >>> curvature_verdict(0.05, 0.01, 10, 0.02, 5.0).split("; ")[0]
-    'share of the way in the top-10 eigenspace 0.05, of a random direction 0.01'
+    'fraction of the displacement in the top-10 subspace 0.05, of a random direction 0.01'
     >>> curvature_verdict(0.05, 0.01, 10, 0.02, 5.0).split(": ")[1]
-    'mostly flat directions (99.75 % of the squared way is outside)'
+    'mostly flat directions (99.75 % of the squared displacement is outside)'
     """
-    flat = "mostly flat directions" if share**2 <= 0.01 else "partly steep directions"
+    flat = "mostly flat directions" if fraction**2 <= 0.01 else "partly steep directions"
     return (
-        f"share of the way in the top-{k} eigenspace {share:.2g}, of a random direction {random:.2g}; "
-        f"curvature along the way {along:.2g}, largest {largest:.2g}: "
-        f"{flat} ({100 * (1 - share**2):.4g} % of the squared way is outside)"
+        f"fraction of the displacement in the top-{k} subspace {fraction:.2g}, of a random direction {random:.2g}; "
+        f"Rayleigh quotient along the displacement {quotient:.2g}, largest eigenvalue {largest:.2g}: "
+        f"{flat} ({100 * (1 - fraction**2):.4g} % of the squared displacement is outside)"
     )
 
 
-class _Kept(LinearOperator):
-    """An operator whose products are kept in a file, in order: the same vectors again cost nothing."""
+def _load_first(pair: Pair) -> Tensor:
+    """Load the first network into the model; the displacement to the second, flat, in float64."""
+    states = [adapted(pair.model, state, name) for state, name in zip(pair.states, pair.names)]
+    names = [name for name, _ in pair.model.named_parameters()]
+    first, second = (torch.cat([state[name].flatten() for name in names]) for state in states)
+    pair.model.load_state_dict(states[0], strict=False)  # of tied entries there is only the first
+    return second.double() - first.double()
 
-    def __init__(self, operator: LinearOperator, path: Path, settings: str, on_product: Callable[[int], None]) -> None:
-        super().__init__(operator.dtype, operator.shape)
-        self.operator, self.path, self.on_product, self.done = operator, path, on_product, 0
-        self.head = settings.encode() + b"\n"
-        with open(path, "ab+") as file:  # made if it is not there
-            file.seek(0)
-            if file.read(len(self.head)) != self.head:
-                file.truncate(0)
-                file.write(self.head)
 
-    def _matvec(self, x: np.ndarray) -> np.ndarray:
-        v = np.ascontiguousarray(x.ravel(), dtype=self.dtype)
-        at = len(self.head) + 2 * self.done * v.nbytes
-        with open(self.path, "rb+") as file:
-            file.seek(at)
-            record = file.read(2 * v.nbytes)
-            if len(record) == 2 * v.nbytes and record[: v.nbytes] == v.tobytes():
-                product = np.frombuffer(record[v.nbytes :], dtype=self.dtype)
-            else:
-                product = self.operator.matvec(v)
-                file.truncate(at)  # a record that a kill cut short, or those of another machine's rounding
-                file.seek(at)
-                file.write(v.tobytes() + product.tobytes())
-        self.done += 1
-        self.on_product(self.done)
-        return product
+def _spectrum(
+    pair: Pair, unit: Tensor, products: Path, settings: str, k: int, seed: int, on_progress: Progress
+) -> tuple[Eigenspace, float]:
+    """The top k eigenpairs of the Hessian, and its Rayleigh quotient along a unit vector."""
+    task = "products with the Hessian"
+    products.parent.mkdir(exist_ok=True)
+    # Lanczos takes as many products as it needs: the total is an estimate until the end.
+    operator = SavedProducts(
+        hessian_operator(pair.model, pair.loss_fn, pair.train),
+        products,
+        settings,
+        lambda done: on_progress(task, done, max(5 * k, done + 1)),
+    )
+    space = top_eigenpairs(operator, k, seed=seed)
+    product = operator.matvec(unit.numpy().astype(operator.dtype))
+    quotient = float(unit @ torch.from_numpy(product).double())
+    on_progress(task, operator.products, operator.products)
+    return space, quotient

@@ -1,4 +1,4 @@
-"""Two networks to compare: those of a run, or two checkpoints from elsewhere, with the data they were trained on."""
+"""Two networks to compare, with data and loss: the networks of a run, or two checkpoints of other code."""
 
 import hashlib
 import json
@@ -7,20 +7,20 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ..deploy import read_weights
 from ..files import CorruptFileError, replacing
 from ..runs import NETWORKS, load_run
-from ..tensors import pick_device, read_torch_file
+from ..tensors import pick_device, update_digest
 
 __all__ = ["Pair", "create_pair", "load_pair"]
 
@@ -30,26 +30,29 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two trained networks of one architecture, and what is needed to measure any network between them."""
+    """Two trained networks of one architecture, with the data and the loss to measure any network between them."""
 
     names: tuple[str, str]
     states: tuple[State, State]
     model: nn.Module
-    """Gives the architecture, on the device to work on; its weights do not matter."""
+    """Defines the architecture and the device; its weights are not used."""
     loss_fn: Callable[[Any, Tensor], Tensor]
     train: Batches
     """The training data in a fixed order, readable many times."""
     test: Batches | None
     shuffled: Callable[[int], Batches]
-    """The training data as training would see it in an epoch."""
-    fingerprint: str
-    """Digests of the two files: what was measured before holds as long as it is the same."""
+    """The training data of an epoch, shuffled and augmented as in training."""
     threads: int | None = None
     """CPU threads that suit the network's size; None leaves torch's choice."""
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of both networks: saved measurements are valid only for the same one."""
+        return " ".join(digest(state) for state in self.states)
 
-class _Repeated:
-    """Batches made anew at each reading; images in the layout in which convolutions are fast."""
+
+class _RepeatableBatches:
+    """Batches that are made again at each reading; images are in the layout in which convolutions are fast."""
 
     def __init__(self, make: Callable[[], Batches]) -> None:
         self.make = make
@@ -63,31 +66,32 @@ class _Repeated:
 
 def create_pair(
     folder: Path, first: Path, second: Path, model: str, data: str, loss: str, *, verb: str = "curve"
-) -> None:
-    """Make a folder for two checkpoints from elsewhere, to be examined like a run; the same one again is left alone.
+) -> Pair:
+    """Make a folder in which two checkpoints are examined like the networks of a run, and load them.
+
+    An existing folder with the same configuration is not changed.
 
     Args:
-        first, second: ``.safetensors``, or files of ``torch.save`` that hold a state dict, or one under ``model``,
-            ``state_dict`` or ``model_state_dict``.
+        first, second: files of weights, as :func:`~directional_pruning.deploy.read_weights` reads them.
         model: ``package.module:function`` -> the network.
         data: ``package.module:function`` -> ``{"train": batches, "test": batches}``, lists or loaders of ``(inputs,
             targets)``; ``test`` may be missing.
         loss: ``package.module:function`` of ``(outputs, targets)``, the mean loss.
-        verb: of the command that made the folder, which ``config.json`` keeps.
+        verb: of the command that makes the folder; it is saved in ``config.json``.
 
     Raises:
-        ValueError: for names that cannot be imported, or a folder that holds something else.
+        ValueError: for names that cannot be imported, or a folder with another configuration.
         FileNotFoundError, CorruptFileError: for a checkpoint that cannot be read.
     """
     between = [str(path.resolve()) for path in (first, second)]
     config: dict[str, Any] = {"between": between, "model": model, "data": data, "loss": loss}
     path = folder / "config.json"
     if path.exists():
-        known = _read_config(path)
-        if any(known.get(key) != value for key, value in config.items()):
+        existing = _read_config(path)
+        if any(existing.get(key) != value for key, value in config.items()):
             raise ValueError(f"{folder} exists and compares other networks; give another --out")
-        return
-    _load_between(config)  # a mistake is better found before there is a folder
+        return _load_checkpoints(config)
+    pair = _load_checkpoints(config)  # an error must not leave a folder
     command = f"dirprune {verb} --between {' '.join(map(shlex.quote, between))} --model {shlex.quote(model)}"
     config["command"] = (
         f"{command} --data {shlex.quote(data)} --loss {shlex.quote(loss)} --out {shlex.quote(str(folder))}"
@@ -101,10 +105,11 @@ def create_pair(
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         beside.write_text(json.dumps(config, indent=2) + "\n")
+    return pair
 
 
 def load_pair(folder: Path) -> Pair:
-    """The two networks of a run's folder, or of one that :func:`create_pair` made.
+    """Load the two networks of a run's folder, or of a folder that :func:`create_pair` made.
 
     Raises:
         FileNotFoundError: where a file is missing, as in a run that has not finished.
@@ -113,35 +118,34 @@ def load_pair(folder: Path) -> Pair:
     """
     config = _read_config(folder / "config.json")
     if "between" in config:
-        return _load_between(config)
+        return _load_checkpoints(config)
     recipe, device = load_run(folder)
-    paths = [folder / network / "model.safetensors" for network in NETWORKS]
+    dense, sparse = (read_weights(folder / network / "model.safetensors") for network in NETWORKS)
     splits = recipe.splits(device)
-    # Without gradients to keep, larger batches fit.
+    # Evaluation stores no gradients, so that larger batches fit.
     size = 4 * recipe.batch_size
     return Pair(
-        names=("dense twin", "gRDA"),
-        states=_read_states(paths),
+        names=("dense baseline", "gRDA"),
+        states=(dense, sparse),
         model=recipe.network().to(device),
         loss_fn=F.cross_entropy,
-        train=_Repeated(lambda: splits.train.batches(size)),
-        test=_Repeated(lambda: splits.test.batches(size)),
-        shuffled=lambda epoch: _Repeated(lambda: splits.train.batches(recipe.batch_size, shuffle_seed=epoch)),
-        fingerprint=digest(*paths),
+        train=_RepeatableBatches(lambda: splits.train.batches(size)),
+        test=_RepeatableBatches(lambda: splits.test.batches(size)),
+        shuffled=lambda epoch: _RepeatableBatches(lambda: splits.train.batches(recipe.batch_size, shuffle_seed=epoch)),
         threads=recipe.threads,
     )
 
 
-def _load_between(config: Mapping[str, Any]) -> Pair:
+def _load_checkpoints(config: Mapping[str, Any]) -> Pair:
     paths = [Path(path) for path in config["between"]]
-    states = _read_states(paths)
+    states = read_weights(paths[0]), read_weights(paths[1])
     model, data = _call("model", config["model"]), _call("data", config["data"])
     if not isinstance(model, nn.Module):
         raise ValueError(f"invalid model: {config['model']} (must return a torch.nn.Module)")
     if not isinstance(data, Mapping) or "train" not in data:
         raise ValueError(f"invalid data: {config['data']} (must return {{'train': batches, 'test': batches}})")
-    same = paths[0].name == paths[1].name
-    first, second = (f"{path.parent.name}/{path.name}" if same else path.name for path in paths)
+    same_name = paths[0].name == paths[1].name
+    first, second = (f"{path.parent.name}/{path.name}" if same_name else path.name for path in paths)
     return Pair(
         names=(first, second),
         states=states,
@@ -150,26 +154,25 @@ def _load_between(config: Mapping[str, Any]) -> Pair:
         train=data["train"],
         test=data.get("test"),
         shuffled=lambda epoch: data["train"],
-        fingerprint=digest(*paths),
     )
 
 
 def _imported(argument: str, name: str) -> Callable[..., Any]:
-    """What ``package.module:function`` names; modules in the current folder count."""
+    """Import ``package.module:function``, from the current folder too."""
     module, _, attribute = name.partition(":")
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        found = import_module(module)
+        function = import_module(module)
         for part in attribute.split("."):
-            found = getattr(found, part)
+            function = getattr(function, part)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"invalid {argument}: {name} (must be package.module:function; {error})") from error
     finally:
         sys.path.remove(here)
-    if not callable(found):
+    if not callable(function):
         raise ValueError(f"invalid {argument}: {name} (must be a function)")
-    return found
+    return function
 
 
 def _call(argument: str, name: str) -> Any:
@@ -190,33 +193,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _read_states(paths: list[Path]) -> tuple[State, State]:
-    first, second = (_read_state(path) for path in paths)
-    return first, second
-
-
-def _read_state(path: Path) -> State:
-    """The state dict in a file; no code in it is run."""
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load(path.read_bytes())
-        except SafetensorError as error:
-            raise CorruptFileError(f"{path} is not a readable safetensors file: {error}") from error
-    content = read_torch_file(path)
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    entries = content.items() if isinstance(content, Mapping) else ()
-    state = {name: value for name, value in entries if isinstance(value, Tensor)}
-    if not state:
-        raise CorruptFileError(f"{path} holds no state dict")
-    return state
-
-
-def digest(*paths: Path) -> str:
-    """A digest of each file's bytes."""
-    parts = []
-    for path in paths:
-        with open(path, "rb") as file:
-            parts.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return " ".join(parts)
+def digest(state: Mapping[str, Tensor]) -> str:
+    """A digest of the names and bytes of a state dict."""
+    sha256 = hashlib.sha256()
+    update_digest(sha256, state)
+    return sha256.hexdigest()

@@ -1,15 +1,13 @@
-"""The demonstration of the theory as a folder: both experiments, kept as they finish, and what they show in words."""
+"""The theory study in a folder: both experiments, each saved when it finishes, and a verdict."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from ..files import replacing
+from ..progress import Progress, ignore_progress
+from .store import load_arrays, save_arrays
 from .theory_experiments import digits_theory, quadratic_theory
 
 __all__ = ["run_theory", "theory_verdict"]
@@ -17,13 +15,11 @@ __all__ = ["run_theory", "theory_verdict"]
 Arrays = Mapping[str, Any]
 
 
-def run_theory(
-    folder: Path, seed: int = 0, on_progress: Callable[[str, float], None] = lambda stage, share: None
-) -> list[str]:
-    """Run both experiments of :mod:`~directional_pruning.training.theory`; what they show, a line each.
+def run_theory(folder: Path, seed: int = 0, on_progress: Progress = ignore_progress) -> list[str]:
+    """Run the experiments on quadratics and on a small network; return the lines of :func:`theory_verdict`.
 
-    Writes ``quadratics.npz`` and ``digits.npz``, each with its seed. What is there for the same seed is not computed
-    again, so that the same call after a stop goes on with the experiment that was not finished.
+    Writes ``quadratics.npz`` and ``digits.npz``, each with its seed. A saved experiment with the same seed is not run
+    again, so that the same call after an interruption resumes with the unfinished one.
 
     Raises:
         ValueError: for a negative seed.
@@ -31,21 +27,20 @@ def run_theory(
     if not 0 <= seed < 2**32:
         raise ValueError(f"invalid seed: {seed} (must be in 0..{2**32 - 1})")
     folder.mkdir(parents=True, exist_ok=True)
-    parts = []
+    results = []
     for name, run in (("quadratics", quadratic_theory), ("digits", digits_theory)):
         path = folder / f"{name}.npz"
-        arrays: dict[str, Any] = _known(path, seed)
-        if not arrays:
-            arrays = {**run(seed, partial(on_progress, name)), "seed": np.array(seed)}
-            with replacing(path) as beside, open(beside, "wb") as file:
-                np.savez(file, **arrays)
-        on_progress(name, 1.0)
-        parts.append(arrays)
-    return theory_verdict(*parts)
+        if arrays := load_arrays(path, seed=seed):
+            on_progress(f"{name}: saved earlier", 1, 1)
+        else:
+            arrays = {**run(seed, on_progress), "seed": np.array(seed)}
+            save_arrays(path, **arrays)
+        results.append(arrays)
+    return theory_verdict(*results)
 
 
 def theory_verdict(quadratics: Arrays, digits: Arrays) -> list[str]:
-    """What the two experiments show, a line for each claim, whether it holds or not."""
+    """Say for each claim of the theory whether it holds in the two experiments, in a line each."""
     rates = "/".join(f"{rate:g}" for rate in quadratics["rates"])
     worst = [f"{x:.1e}" for x in quadratics["error"][:, -1]]
     noisy = [f"{x:.1e}" for x in quadratics["noisy_error"][:, -1]]
@@ -61,7 +56,7 @@ def theory_verdict(quadratics: Arrays, digits: Arrays) -> list[str]:
         f"quadratics: gRDA {holds} the closed form with s(t): at time {quadratics['times'][-1]:g}, |difference| / "
         f"threshold {', '.join(worst)} at rates {rates}, under noise {', '.join(noisy)}",
         f"quadratics: the scores approach the flat ones {near} 1/t: slope {slope:.3f}",
-        f"digits, exact Hessian, {zeros:.1%} zeros: s(t) {better} the way of gRDA: error {error[0]:.1%}, "
+        f"digits, exact Hessian, {zeros:.1%} zeros: s(t) {better} the displacement of gRDA: error {error[0]:.1%}, "
         f"of flat scores {error[1]:.1%}, of plain shrinking {error[2]:.1%}",
         f"digits, beyond 65 % zeros: gRDA {wins} (dense loss {sgd[0]:.3f}):",
     ]
@@ -69,12 +64,3 @@ def theory_verdict(quadratics: Arrays, digits: Arrays) -> list[str]:
     return lines + [
         f"  {s:.0%} zeros: gRDA {a:.3f}, one-shot formula {b:.3f}, magnitude {c:.3f}" for s, a, b, c in table
     ]
-
-
-def _known(path: Path, seed: int) -> dict[str, Any]:
-    """The arrays of an earlier run with this seed; empty where there are none."""
-    with suppress(OSError, KeyError, ValueError, EOFError, TypeError, BadZipFile), open(path, "rb") as file:
-        content = np.load(file, allow_pickle=False)
-        if int(content["seed"]) == seed:
-            return {name: content[name] for name in content.files}
-    return {}

@@ -1,51 +1,48 @@
-"""The theory put to the test: gRDA beside the closed form, on quadratics and on a small network with its exact Hessian.
+"""gRDA compared with the closed form of its theory: on quadratics, and on a small network with its exact Hessian.
 
-Both networks of a comparison, SGD and gRDA, start at the same weights and see the same batches. The closed form is
-then taken at the weights of SGD, with the threshold of gRDA as its strength.
+The two networks of a comparison, SGD and gRDA, start at the same weights and see the same batches. The closed form is
+taken at the weights of SGD, with the threshold of gRDA as its strength.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from itertools import count, islice
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from ..data import digits
 from ..landscape import (
     complement_projection,
     directional_prune,
     directional_scores,
     finite_time_scores,
-    hessian_product,
     path_threshold,
 )
 from ..optim import GRDA
+from ..progress import Progress, ignore_progress
+from .theory_problems import DigitsNetwork, LeastSquares
 
 __all__ = ["digits_theory", "quadratic_theory"]
 
 Arrays = dict[str, np.ndarray]
-Progress = Callable[[float], None]
+Spectrum = tuple[Tensor, Tensor]
 
-RATES = (0.1, 0.01, 0.001)
 MU = 0.6
+RATES = (0.1, 0.01, 0.001)
 STRENGTHS = (0.003, 0.01, 0.02, 0.05, 0.1, 0.3)
 
 
-def quadratic_theory(seed: int = 0, on_progress: Progress = lambda _: None, *, until: float = 50) -> Arrays:
-    """Follow gRDA on least squares with a known null space: 40 weights, 12 curvatures from 0.2 to 1, the rest flat.
+def quadratic_theory(seed: int = 0, on_progress: Progress = ignore_progress, *, until: float = 50) -> Arrays:
+    """Compare gRDA with the closed form on least squares: 40 weights, 12 curvatures from 0.2 to 1, the others flat.
 
     Once with the full gradient, once with batches of 8 of 64 samples, each at rates 0.1, 0.01 and 0.001; and at rate
     0.1 with the full gradient from time 100 to 1000.
 
     Args:
         seed: of the problem and of the batches.
-        on_progress: called with the share that is done.
-        until: the last time of the first two, the learning rates of all steps added up.
+        on_progress: called with the task "quadratics", its steps done and in total.
+        until: the last time of the first two; a time is the sum of the learning rates of all steps so far.
 
     Returns:
         ``rates`` (3,), ``times`` (m,); ``error`` and ``noisy_error`` (3, m), the largest ``|w_gRDA - w_dp(s(t))|`` of
@@ -53,50 +50,34 @@ def quadratic_theory(seed: int = 0, on_progress: Progress = lambda _: None, *, u
         (m,), the distance of the scores of gRDA, that is of ``sign(w) (w - w_gRDA) / g``, to the flat scores s, and
         ``slope``, that of log gap against log time.
     """
-    generator = torch.Generator().manual_seed(seed)
-    samples, d, rank = 64, 40, 12
-    draw = {"generator": generator, "dtype": torch.float64}
-    left, _ = torch.linalg.qr(torch.randn(samples, rank + 1, **draw))
-    right, _ = torch.linalg.qr(torch.randn(d, rank, **draw))
-    curvature = torch.linspace(0.2, 1, rank, dtype=torch.float64)
-    x = samples**0.5 * (left[:, :rank] * curvature.sqrt()) @ right.T  # so that X'X / n has these eigenvalues
-    w = torch.randn(d, **draw)
-    w = w.sign() * (1 + w.abs())
-    residual = samples**0.5 * left[:, rank]  # orthogonal to the columns of X, so that w is the minimiser
-
-    def gradient(at: Tensor, chosen: Tensor) -> Tensor:
-        part = x[chosen]
-        return part.T @ (part @ (at - w) - residual[chosen]) / len(chosen)
-
-    def batches_of(size: int) -> Iterator[Tensor]:
-        while True:
-            yield from torch.randperm(samples, generator=generator).split(size)
-
+    problem = LeastSquares(seed)
+    w, vectors, samples = problem.minimiser, problem.vectors, problem.samples
     times = np.geomspace(1, until, 18).round(1)
     gap_times = np.geomspace(100, 1000, 11).round()
-    steps = 2 * sum(times[-1] / lr for lr in RATES) + gap_times[-1] / RATES[0]
-    done, held = 0.0, True
+    steps = [round(times[-1] / lr) for lr in RATES]
+    total, done = 2 * sum(steps) + round(gap_times[-1] / RATES[0]), 0
+    signs_held = True
     errors: list[list[float]] = []
     for size in (samples, 8):
-        for lr in RATES:
+        for lr, steps_at_rate in zip(RATES, steps):
             errors.append([])
-            for t, g, sgd, grda in follow(w, gradient, batches_of(size), lr, 0.02, times):
-                law = directional_prune(sgd, finite_time_scores(sgd, curvature, right.T, t, MU), g)
+            for t, g, sgd, grda in follow(w, problem.gradient, problem.batches(size), lr, 0.02, times):
+                law = directional_prune(sgd, finite_time_scores(sgd, problem.curvature, vectors, t, MU), g)
                 errors[-1].append(float((grda - law).abs().max()) / g)
-                held &= bool((grda.sign() == w.sign()).all())
-                on_progress((done + t / lr) / steps)
-            done += times[-1] / lr
-    flat, gap = directional_scores(w, complement_projection(right.T)), []
-    for t, g, sgd, grda in follow(w, gradient, batches_of(samples), RATES[0], 0.01, gap_times):
+                signs_held &= bool((grda.sign() == w.sign()).all())
+                on_progress("quadratics", done + round(t / lr), total)
+            done += steps_at_rate
+    flat, gap = directional_scores(w, complement_projection(vectors)), []
+    for t, g, sgd, grda in follow(w, problem.gradient, problem.batches(samples), RATES[0], 0.01, gap_times):
         gap.append(float((sgd.sign() * (sgd - grda) / g - flat).norm()))
-        held &= bool((grda.sign() == w.sign()).all())
-        on_progress((done + t / RATES[0]) / steps)
+        signs_held &= bool((grda.sign() == w.sign()).all())
+        on_progress("quadratics", done + round(t / RATES[0]), total)
     return {
         "rates": np.array(RATES),
         "times": times,
         "error": np.array(errors[:3]),
         "noisy_error": np.array(errors[3:]),
-        "signs_held": np.array(held),
+        "signs_held": np.array(signs_held),
         "gap_times": gap_times,
         "gap": np.array(gap),
         "slope": np.polyfit(np.log(gap_times), np.log(gap), 1)[0],
@@ -105,21 +86,21 @@ def quadratic_theory(seed: int = 0, on_progress: Progress = lambda _: None, *, u
 
 def digits_theory(
     seed: int = 0,
-    on_progress: Progress = lambda _: None,
+    on_progress: Progress = ignore_progress,
     *,
     hidden: int = 20,
     epochs: int = 300,
     until: float = 400,
 ) -> Arrays:
-    """Follow gRDA on the digits from where SGD has arrived: 64-20-10 units, tanh, 1,510 weights, float64.
+    """Compare gRDA with the closed form on the digits, from a trained network: 64-20-10 units, tanh, float64.
 
-    The network is trained for 300 epochs at rate 0.1 with batches of 64; its Hessian on all training data is computed
-    exactly there. Then SGD and gRDA go on at the same rate: up to time 100 with a threshold that stays small, and up to
-    time 400 with six strengths c, from one that prunes a few weights to one that prunes most.
+    The network has 1,510 weights. It is trained for 300 epochs at rate 0.1 with batches of 64; then its Hessian on all
+    training data is computed exactly. SGD and gRDA continue from there at the same rate: up to time 100 with a
+    threshold that stays small, and up to time 400 with six strengths c, from few pruned weights to most.
 
     Args:
         seed: of the first weights and of the batches.
-        on_progress: called with the share that is done.
+        on_progress: called with each of four tasks, its parts done and in total.
         hidden: units between inputs and outputs.
         epochs: of training before the Hessian is computed.
         until: the last time of the runs with six strengths; the first ends at a quarter of it.
@@ -132,85 +113,49 @@ def digits_theory(
         magnitude pruning and of SGD; the middle two prune the weights of SGD to the number of zeros of gRDA. NaN where
         the closed form cannot.
     """
-    data = digits().train
-    x, y = data.images.double().flatten(1), data.labels
-    torch.manual_seed(seed)
-    network = nn.Sequential(nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, 10)).double()
-    loss_at = _loss_of(network)
+    problem = DigitsNetwork(seed, hidden)
+    w = problem.train(epochs, on_progress)
+    curvature, vectors = problem.spectrum(w, on_progress)
+    spectrum = curvature, vectors
+    times = np.geomspace(1, until / 4, 13).round(1)
+    first = _errors_of_scores(problem, w, spectrum, epochs, times, on_progress)
+    others = _losses_at_equal_sparsity(problem, w, spectrum, epochs, until, on_progress)
+    return {"eigenvalues": curvature.flip(0).numpy(), "times": times, **first, **others}
 
-    def gradient(w: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
-        w = w.detach().requires_grad_()
-        return torch.autograd.grad(loss_at(w, *batch), w)[0]
 
-    def batches(first_epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for epoch in count(first_epoch):
-            order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-            for part in order.split(64):
-                yield x[part], y[part]
-
-    def full_loss(w: Tensor) -> float:
-        return float(loss_at(w, x, y))
-
-    lr = 0.1
-    w = nn.utils.parameters_to_vector(network.parameters()).detach()
-    steps = epochs * math.ceil(len(y) / 64)
-    for n, batch in enumerate(islice(batches(0), steps)):
-        w = w - lr * gradient(w, batch)
-        on_progress(0.3 * n / steps)
-    nn.utils.vector_to_parameters(w, network.parameters())
-    product = hessian_product(network, F.cross_entropy, [(x, y)])
-    rows = []
-    for i, unit in enumerate(torch.eye(len(w), dtype=w.dtype)):
-        rows.append(product(unit))
-        on_progress(0.3 + 0.2 * i / len(w))
-    hessian = torch.stack(rows)
-    curvature, vectors = torch.linalg.eigh((hessian + hessian.T) / 2)
-    vectors = vectors.T
-
-    times, thresholds, zeros, errors = np.geomspace(1, until / 4, 13).round(1), [], [], []
-    for t, g, sgd, grda in follow(w, gradient, batches(epochs), lr, 0.001, times):
+def _errors_of_scores(
+    problem: DigitsNetwork, w: Tensor, spectrum: Spectrum, epoch: int, times: np.ndarray, on_progress: Progress
+) -> Arrays:
+    """The run with a small threshold: the error of the closed form with each of three scores."""
+    curvature, vectors = spectrum
+    thresholds, zeros, errors = [], [], []
+    for t, g, sgd, grda in follow(w, problem.gradient, problem.batches(epoch), problem.rate, 0.001, times):
         flat = complement_projection(vectors[curvature * t >= MU])
-        kinds = finite_time_scores(sgd, curvature, vectors, t, MU), directional_scores(sgd, flat), torch.ones_like(sgd)
-        errors.append([float((grda - directional_prune(sgd, s, g)).norm() / (grda - sgd).norm()) for s in kinds])
+        scores = finite_time_scores(sgd, curvature, vectors, t, MU), directional_scores(sgd, flat), torch.ones_like(sgd)
+        errors.append([float((grda - directional_prune(sgd, s, g)).norm() / (grda - sgd).norm()) for s in scores])
         thresholds.append(g)
         zeros.append(float((grda == 0).double().mean()))
-        on_progress(0.5 + 0.1 * t / times[-1])
+        on_progress("digits: small threshold", len(errors), len(times))
+    return {"threshold": np.array(thresholds), "zeros": np.array(zeros), "error": np.array(errors).T}
 
+
+def _losses_at_equal_sparsity(
+    problem: DigitsNetwork, w: Tensor, spectrum: Spectrum, epoch: int, until: float, on_progress: Progress
+) -> Arrays:
+    """The runs with six strengths: the loss of gRDA, the closed form, magnitude pruning and SGD."""
     sparsity, losses = [], []
-    for i, c in enumerate(STRENGTHS):
-        for t, _, sgd, grda in follow(w, gradient, batches(epochs), lr, c, np.array([until])):
+    for c in STRENGTHS:
+        for t, _, sgd, grda in follow(w, problem.gradient, problem.batches(epoch), problem.rate, c, np.array([until])):
             pruned = int((grda == 0).sum())
-            s = finite_time_scores(sgd, curvature, vectors, t, MU)
+            s = finite_time_scores(sgd, *spectrum, t, MU)
             # A weight reaches zero at lam = |w| / s, and never where its score is not positive.
             lam = float(torch.where(s > 0, sgd.abs() / s, math.inf).kthvalue(max(pruned, 1)).values)
-            closed = full_loss(directional_prune(sgd, s, lam)) if lam < math.inf else math.nan
+            closed = problem.full_loss(directional_prune(sgd, s, lam)) if lam < math.inf else math.nan
             by_size = torch.where(sgd.abs().argsort().argsort() < pruned, 0.0, sgd)
             sparsity.append(pruned / len(w))
-            losses.append([full_loss(grda), closed, full_loss(by_size), full_loss(sgd)])
-        on_progress(0.6 + 0.4 * (i + 1) / len(STRENGTHS))
-    return {
-        "eigenvalues": curvature.flip(0).numpy(),
-        "times": times,
-        "threshold": np.array(thresholds),
-        "zeros": np.array(zeros),
-        "error": np.array(errors).T,
-        "sparsity": np.array(sparsity),
-        "loss": np.array(losses).T,
-    }
-
-
-def _loss_of(network: nn.Module) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The loss as a function of flat weights, inputs and labels."""
-    parameters = dict(network.named_parameters())
-    sizes = [p.numel() for p in parameters.values()]
-
-    def loss(w: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-        pieces = zip(parameters.items(), w.split(sizes), strict=True)
-        return F.cross_entropy(
-            functional_call(network, {name: piece.view_as(p) for (name, p), piece in pieces}, (inputs,)), labels
-        )
-
-    return loss
+            losses.append([problem.full_loss(grda), closed, problem.full_loss(by_size), problem.full_loss(sgd)])
+        on_progress("digits: six strengths", len(losses), len(STRENGTHS))
+    return {"sparsity": np.array(sparsity), "loss": np.array(losses).T}
 
 
 def follow(

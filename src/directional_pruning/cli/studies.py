@@ -1,17 +1,22 @@
-"""Verbs that look at the valley: ``curve``, ``plane``, ``curvature``, ``theory``."""
+"""Verbs that study finished networks: ``curve``, ``plane``, ``curvature``, ``theory``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .app import RUN, app, stop
 
+if TYPE_CHECKING:
+    from ..progress import Progress
+    from ..studies import Pair
+
 __all__ = ["curvature", "curve", "plane", "theory"]
 
-# Two networks: of a run, or from elsewhere.
+# Two networks: of a run, or two checkpoints of other code.
 _RUN_OR_NONE = Annotated[Path | None, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
 _BETWEEN = Annotated[
     tuple[Path, Path] | None,
@@ -39,33 +44,32 @@ def curve(
     tolerance: Annotated[float, typer.Option(help="Rise of the loss above both ends that is still one valley.")] = 0.01,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in mixed precision with bfloat16.")] = False,
 ) -> None:
-    """Are two networks in one valley? Train a curve between them, measure the loss along it, say so and draw it.
+    """Are two networks in one valley? Train a curve between them, measure and draw the loss on it, print a verdict.
 
-    The networks are the dense twin and the sparse one of a run, or any two checkpoints of one architecture.
+    The networks are the dense baseline and the sparse network of a run, or any two checkpoints of one architecture.
 
-    Ctrl-C is safe: the same command goes on.
+    Ctrl-C is safe: the same command resumes.
     """
     from ..studies import examine_curve
 
-    folder = _folder_of("curve", run, between, model, data, loss, out)
     settings = {"epochs": epochs, "lr": lr, "points": points, "tolerance": tolerance, "bf16": bf16}
-    _examine(folder, partial(examine_curve, **settings))
+    _examine(partial(examine_curve, **settings), "curve", run, between, model, data, loss, out)
 
 
 @app.command()
 def plane(
     run: RUN,
     size: Annotated[int, typer.Option(help="Points along each side of the grid.")] = 29,
-    margin: Annotated[float, typer.Option(help="What lies around the networks, as a share of their extent.")] = 0.2,
+    margin: Annotated[float, typer.Option(help="Border around the networks, as a fraction of their extent.")] = 0.2,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in mixed precision with bfloat16.")] = False,
 ) -> None:
     """Measure and draw the loss on the plane through both networks and the bend of their curve.
 
-    Needs the curve first. Ctrl-C is safe: the same command goes on.
+    Needs the curve first. Ctrl-C is safe: the same command resumes.
     """
     from ..studies import examine_plane
 
-    _examine(run, partial(examine_plane, size=size, margin=margin, bf16=bf16))
+    _examine(partial(examine_plane, size=size, margin=margin, bf16=bf16), "plane", run)
 
 
 @app.command()
@@ -79,15 +83,15 @@ def curvature(
     k: Annotated[int, typer.Option("--k", help="How many of the steepest directions.")] = 10,
     seed: Annotated[int, typer.Option(help="Of the first vector of Lanczos; the result does not depend on it.")] = 0,
 ) -> None:
-    """Do two networks differ in flat directions? Find the steepest at the first, and the share of the way in them.
+    """Do two networks differ in flat directions? Compare their displacement with the steepest directions at the first.
 
-    The networks are the dense twin and the sparse one of a run, or any two checkpoints of one architecture.
+    The networks are the dense baseline and the sparse network of a run, or any two checkpoints of one architecture.
 
-    Ctrl-C is safe: the same command goes on.
+    Ctrl-C is safe: the same command resumes.
     """
     from ..studies import examine_curvature
 
-    _examine(_folder_of("curvature", run, between, model, data, loss, out), partial(examine_curvature, k=k, seed=seed))
+    _examine(partial(examine_curvature, k=k, seed=seed), "curvature", run, between, model, data, loss, out)
 
 
 @app.command()
@@ -95,38 +99,48 @@ def theory(
     seed: Annotated[int, typer.Option(help="Of the problems, the first weights and the batches.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/theory"),
 ) -> None:
-    """See gRDA follow its theory, and where the one-shot formula ends: on quadratics, then on a small digits network.
+    """Compare gRDA with its theory and with the one-shot formula: on quadratics, then on a small digits network.
 
-    About a minute. Ctrl-C is safe: the same command goes on with the part that was not finished.
+    About a minute. Ctrl-C is safe: the same command resumes with the unfinished part.
     """
     import torch
-    from rich.progress import Progress
 
     from ..report import write_theory
     from ..studies import run_theory
 
-    torch.set_flush_denormal(True)
     torch.set_num_threads(1)  # the problems are so small that threads would only wait for each other
-    try:
-        with Progress() as bars:
-            tasks: dict[str, Any] = {}
-
-            def on_progress(stage: str, done: float) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage, total=1)
-                bars.update(tasks[stage], completed=done)
-
-            lines = run_theory(out, seed, on_progress)
-    except ValueError as error:
-        stop(str(error), 2)
-    except KeyboardInterrupt:
-        stop("stopped; the same command goes on", 130)
+    with _study() as on_progress:
+        lines = run_theory(out, seed, on_progress)
     pictures = write_theory(out)
     print(*lines, sep="\n")
     print("pictures:", *pictures)
 
 
-def _folder_of(
+def _examine(
+    examine: Callable[..., str],
+    verb: str,
+    run: Path | None,
+    between: tuple[Path, Path] | None = None,
+    model: str | None = None,
+    data: str | None = None,
+    loss: str = "",
+    out: Path | None = None,
+) -> None:
+    """Load two networks, study them, print the verdict and write the report."""
+    import torch
+
+    from ..report import write_report
+
+    with _study() as on_progress:
+        folder, pair = _load(verb, run, between, model, data, loss, out)
+        torch.set_num_threads(pair.threads or torch.get_num_threads())
+        verdict = examine(folder, pair, on_progress=on_progress)
+    page = write_report(folder)
+    print(verdict)
+    print(f"report: {page}")
+
+
+def _load(
     verb: str,
     run: Path | None,
     between: tuple[Path, Path] | None,
@@ -134,51 +148,40 @@ def _folder_of(
     data: str | None,
     loss: str,
     out: Path | None,
-) -> Path:
-    """The folder of a run, or that made for two checkpoints from elsewhere."""
-    from ..studies import create_pair
+) -> tuple[Path, "Pair"]:
+    """The folder for the results, and the two networks: of a run, or two checkpoints of other code."""
+    from ..studies import create_pair, load_pair
 
     if between is None:
         if run is None or model or data or out:
             stop("give a RUN, or --between A B with --model, --data and --out", 2)
-        return run
+        return run, load_pair(run)
     if run or not (model and data and out):
         stop("--between A B needs --model, --data and --out, and no RUN", 2)
-    try:
-        create_pair(out, *between, model=model, data=data, loss=loss, verb=verb)
-    except ValueError as error:
-        stop(str(error), 2)
-    return out
+    return out, create_pair(out, *between, model=model, data=data, loss=loss, verb=verb)
 
 
-def _examine(folder: Path, examine: Callable[..., str]) -> None:
-    """Load the two networks of a folder, look at them under a progress bar, say what was seen and draw it."""
+@contextmanager
+def _study() -> "Iterator[Progress]":
+    """Show a progress bar for each task of a study; an expected error ends the command in one line."""
     import torch
-    from rich.progress import Progress
+    from rich.progress import Progress as Bars
 
-    from ..report import write_report
-    from ..studies import load_pair
-
-    # Denormal numbers, which a decaying network is full of, slow a CPU down several times.
+    # Denormal numbers, frequent in a decaying network, slow a CPU down several times.
     torch.set_flush_denormal(True)
     try:
-        pair = load_pair(folder)
-        torch.set_num_threads(pair.threads or torch.get_num_threads())
-        with Progress() as bars:
-            tasks: dict[str, Any] = {}
+        with Bars() as bars:
+            shown: dict[str, Any] = {}
 
-            def on_progress(stage: str, done: int, total: int) -> None:
-                if stage not in tasks:
-                    tasks[stage] = bars.add_task(stage)
-                bars.update(tasks[stage], completed=done, total=total)
+            def on_progress(task: str, done: int, total: int, record: Mapping[str, Any] | None = None) -> None:
+                if task not in shown:
+                    shown[task] = bars.add_task(task)
+                bars.update(shown[task], completed=done, total=total)
 
-            words = examine(folder, pair, on_progress=on_progress)
+            yield on_progress
     except (ValueError, RuntimeError) as error:
         stop(str(error), 2)
     except ArithmeticError as error:
         stop(str(error), 1)
     except KeyboardInterrupt:
-        stop("stopped; the same command goes on", 130)
-    page = write_report(folder)
-    print(words)
-    print(f"report: {page}")
+        stop("stopped; the same command resumes", 130)
