@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..files import replacing
 from ..tensors import module_mode
+from .comparison import relative_difference
 
 __all__ = ["export_onnx"]
 
@@ -132,7 +133,7 @@ def _check(model: nn.Module, inputs: tuple, path: Path) -> None:
             actual = session.run(None, dict(zip(names, arrays, strict=True)))
             expected = [x.cpu() for x in tree_leaves(model(*sample)) if isinstance(x, Tensor)]
             for a, b in zip(expected, map(torch.from_numpy, actual), strict=True):
-                difference, allowed = _difference(a, b)
+                difference, allowed = relative_difference(a, b, floor=1.0), _tolerance(a.dtype)
                 if not difference <= allowed:
                     raise RuntimeError(f"outputs differ by {difference:.1e} of the largest (at most {allowed:.0e})")
     except Exception as error:
@@ -145,13 +146,6 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _difference(expected: Tensor, actual: Tensor) -> tuple[float, float]:
-    """The largest difference as a share of the largest entry (at least 1), and what is allowed."""
-    if expected.shape != actual.shape:
-        return float("inf"), 0.0
-    if not expected.numel():
-        return 0.0, 0.0
-    if not expected.is_floating_point():
-        return float((expected != actual).any()), 0.0
-    scale = expected.abs().max().clamp(min=1.0)
-    return float((expected - actual).abs().max() / scale), max(_TOLERANCE, 10 * torch.finfo(expected.dtype).eps)
+def _tolerance(dtype: torch.dtype) -> float:
+    """The largest relative difference allowed: integers must be equal."""
+    return max(_TOLERANCE, 10 * torch.finfo(dtype).eps) if dtype.is_floating_point else 0.0

@@ -1,4 +1,4 @@
-"""torch.nn's transformer modules spelled out in layers, so that their units can be seen."""
+"""Decompose the transformer modules of ``torch.nn`` into layers, so that their channels can be removed."""
 
 from typing import Any
 
@@ -6,19 +6,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def spelled_out(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """What the module does in evaluation mode, by other modules; NotImplemented for other modules and for masks."""
-    kinds = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
-    if type(module) not in kinds:
+def decompose(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Compute what the module does in evaluation mode, by calls of its layers.
+
+    NotImplemented for any other module, for a call with a mask, and for attention that returns its weights.
+    """
+    if type(module) not in (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention):
         return NotImplemented
-    given = 3 if isinstance(module, nn.MultiheadAttention) else 1
-    # Weights are an output of attention only where they are asked for, which is the default.
-    if any(x is not None and x is not False for x in (*args[given:], *kwargs.values())) or len(args) < given:
+    count = 3 if isinstance(module, nn.MultiheadAttention) else 1
+    if any(x is not None and x is not False for x in (*args[count:], *kwargs.values())) or len(args) < count:
         return NotImplemented
     if isinstance(module, nn.TransformerEncoder):
         return _encoder(module, *args[:1])
     if isinstance(module, nn.TransformerEncoderLayer):
         return _encoder_layer(module, *args[:1])
+    # By default attention returns its weights too.
     if isinstance(module, nn.MultiheadAttention) and kwargs.get("need_weights") is False:
         return _attention(module, *args[:3])
     return NotImplemented
@@ -56,7 +58,7 @@ def _attention(module: Any, *inputs: Any) -> Any:
 
 
 def split_projections(model: nn.Module) -> None:
-    """Give every ``MultiheadAttention`` its projections as linear layers too, for ``spelled_out`` to call."""
+    """Give every ``MultiheadAttention`` its projections as linear layers too, for ``decompose`` to call."""
     for module in model.modules():
         if type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn:
             weights: Any = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
@@ -69,7 +71,7 @@ def split_projections(model: nn.Module) -> None:
 
 
 def drop_projections(model: nn.Module) -> None:
-    """Undo ``split_projections`` in the modules that are called as a whole."""
+    """Undo ``split_projections`` in the modules that were not decomposed."""
     for module in model.modules():
         if type(module) is nn.MultiheadAttention and hasattr(module, "q_proj"):
             del module.q_proj, module.k_proj, module.v_proj

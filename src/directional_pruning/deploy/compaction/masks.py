@@ -1,4 +1,4 @@
-"""Which channels of a tensor are constant, which are needed, which stay; masks that broadcast to the tensor."""
+"""Masks over the channels of a tensor: which are constant, which are needed, which remain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,60 +8,66 @@ from torch import Tensor
 
 
 @dataclass(eq=False)
-class Units:
-    """What is known of one tensor of the graph. The masks have its number of dimensions.
+class ChannelMasks:
+    """The masks of one tensor of the graph; each has as many dimensions as the tensor.
 
-    A dimension of size 1 where the tensor has more is one in which all elements fare alike (batch, tokens, pixels);
-    the other dimensions hold the units that can be removed: channels, or heads and what is inside of them.
+    A mask has size 1 in a broadcast dimension: there it holds for all positions (batch, tokens, pixels). The other
+    dimensions hold the channels, which can be removed one by one: channels, or heads and the dimensions inside them.
     """
 
     shape: tuple[int, ...]
     """Shape of the tensor in the example run."""
-    known: Tensor
-    """Elements that have one value whatever the input, at every size of the free dimensions."""
+    constant: Tensor
+    """True where the element has one value whatever the input, at every size of the broadcast dimensions."""
     value: Tensor
-    """That value, float64; 0 where it is not known."""
+    """That value, float64; 0 where the element is not constant."""
 
     def __post_init__(self) -> None:
-        self.value = torch.where(self.known, self.value, 0.0)
-        # Elements that are not known and that the outputs depend on.
-        self.need = torch.zeros_like(self.known)
-        # Elements the smaller network computes. Kept and known: exactly the value. Kept, unknown, not needed: anything.
-        self.keep = torch.zeros_like(self.known)
+        self.value = torch.where(self.constant, self.value, 0.0)
+        # True where an output depends on the element and the element is not constant.
+        self.needed = torch.zeros_like(self.constant)
+        # True where the smaller network computes the element. A constant element then has its value; one that is
+        # neither constant nor needed may have any value.
+        self.remaining = torch.zeros_like(self.constant)
 
     @classmethod
-    def whole(cls, shape: Sequence[int]) -> "Units":
-        """A tensor no part of which can be removed, and of which nothing is known."""
+    def without_channels(cls, shape: Sequence[int]) -> "ChannelMasks":
+        """The masks of a tensor that stays whole: only broadcast dimensions, nothing constant."""
         ones = [1] * len(shape)
         return cls(tuple(shape), torch.zeros(ones, dtype=torch.bool), torch.zeros(ones, dtype=torch.float64))
 
-    def require(self, mask: Tensor) -> None:
-        """Ask for the elements in a mask of the same or a broadcast shape; the known ones can be had without."""
-        self.need |= reduce_any(mask, self.need.shape) & ~self.known
-        self.keep |= self.need
-
-    def free(self, dim: int) -> bool:
-        """Whether all elements along the dimension fare alike, so that it can be summed or averaged over."""
-        return self.known.shape[dim] == 1
-
-    def rigid(self, shape: Sequence[int]) -> bool:
-        """Whether a tensor with masks of ``shape`` can be sliced where this one cannot."""
-        pairs = list(zip(self.shape[::-1], self.known.shape[::-1], shape[::-1]))
-        return any(real > 1 and own == 1 and other > 1 for real, own, other in pairs)
+    def mark_needed(self, mask: Tensor) -> None:
+        """Add the elements of a mask of the same or a broadcast shape; constant ones are never needed."""
+        self.needed |= any_to_size(mask, self.needed.shape) & ~self.constant
+        self.remaining |= self.needed
 
     @property
-    def sliced(self) -> bool:
-        """Whether something of it is to be removed."""
-        return not bool(self.keep.all())
+    def zero(self) -> Tensor:
+        """The constant elements whose value is 0."""
+        return self.constant & (self.value == 0)
 
-    def kept_shape(self) -> tuple[int, ...]:
-        """Shape of the tensor in the smaller network, free dimensions as in the example run."""
-        sizes = positions(self.keep).shape
-        return tuple(real if own == 1 else kept for real, own, kept in zip(self.shape, self.keep.shape, sizes))
+    def is_broadcast(self, dim: int) -> bool:
+        """Whether the masks are constant along the dimension, so that it can be summed or averaged over."""
+        return self.constant.shape[dim] == 1
+
+    def prevents_slicing(self, shape: Sequence[int]) -> bool:
+        """Whether this tensor stays whole in a dimension in which masks of ``shape`` have channels."""
+        sizes = zip(self.shape[::-1], self.constant.shape[::-1], shape[::-1])
+        return any(real > 1 and mask == 1 and other > 1 for real, mask, other in sizes)
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether some elements do not remain."""
+        return not bool(self.remaining.all())
+
+    def smaller_shape(self) -> tuple[int, ...]:
+        """Shape of the tensor in the smaller network, broadcast dimensions as in the example run."""
+        sizes = positions(self.remaining).shape
+        return tuple(real if mask == 1 else size for real, mask, size in zip(self.shape, self.remaining.shape, sizes))
 
 
-def reduce_any(mask: Tensor, shape: Sequence[int]) -> Tensor:
-    """``mask`` with the dimensions joined by "or" in which ``shape``, aligned at the right, has size 1 or none."""
+def any_to_size(mask: Tensor, shape: Sequence[int]) -> Tensor:
+    """Reduce ``mask`` by "or" to a shape it broadcasts from, as ``Tensor.sum_to_size`` reduces by sum."""
     while mask.ndim > len(shape):
         mask = mask.any(0)
     for dim in range(-mask.ndim, 0):
@@ -70,42 +76,42 @@ def reduce_any(mask: Tensor, shape: Sequence[int]) -> Tensor:
     return mask.expand(tuple(shape))
 
 
-def tie(masks: Sequence[Tensor], inner: bool = False) -> None:
-    """Make masks agree, in place, in the dimensions they share: a row kept in one is kept in all.
+def align(masks: Sequence[Tensor], *, skip_last: bool = False) -> None:
+    """Add elements to the masks, in place, until each has the same rows along the dimensions they share.
 
-    Shared are the dimensions, aligned at the right, in which each has more than size 1; not the last one if ``inner``.
-    Where a mask has nothing in a row that it must keep, the first element of that row is taken.
+    Shared are the dimensions, aligned at the right, in which every mask has more than size 1; with ``skip_last`` not
+    the last one. A mask that has no element in such a row gets the first one of it.
     """
     ndim = max(mask.ndim for mask in masks)
-    wide = [mask[(None,) * (ndim - mask.ndim)] for mask in masks]
-    shape = [min(sizes) for sizes in zip(*(mask.shape for mask in wide))]
-    if inner:
+    views = [mask[(None,) * (ndim - mask.ndim)] for mask in masks]
+    shape = [min(sizes) for sizes in zip(*(view.shape for view in views))]
+    if skip_last:
         shape[-1] = 1
-    rows = torch.stack([reduce_any(mask, shape) for mask in wide]).any(0)
-    for mask in wide:
-        missing = rows & ~reduce_any(mask, shape)
-        first = torch.ones_like(mask)
+    rows = torch.stack([any_to_size(view, shape) for view in views]).any(0)
+    for view in views:
+        missing = rows & ~any_to_size(view, shape)
+        first = torch.ones_like(view)
         for dim, size in enumerate(shape):
             if size == 1:
                 first[(slice(None),) * dim + (slice(1, None),)] = False
-        mask |= missing & first
+        view |= missing & first
 
 
-def rectangle(keep: Tensor) -> Tensor:
-    """``keep`` with elements added so that it can be stored as a tensor: every row that is kept has equally many."""
-    if keep.ndim == 0:
-        return torch.ones_like(keep)
-    rows = rectangle(keep.any(-1))
-    count = keep.sum(-1, keepdim=True)
+def make_rectangular(mask: Tensor) -> Tensor:
+    """Add elements until the mask can be stored as a tensor: rows that are not empty have equally many."""
+    if mask.ndim == 0:
+        return torch.ones_like(mask)
+    rows = make_rectangular(mask.any(-1))
+    count = mask.sum(-1, keepdim=True)
     most = count[rows].max().clamp(min=1)
-    added = ~keep & ((~keep).cumsum(-1) <= most - count)
-    return (keep | added) & rows.unsqueeze(-1)
+    added = ~mask & ((~mask).cumsum(-1) <= most - count)
+    return (mask | added) & rows.unsqueeze(-1)
 
 
-def positions(keep: Tensor) -> Tensor:
+def positions(mask: Tensor) -> Tensor:
     """Flat positions of the elements of a rectangular mask, in the shape they are stored in."""
-    sizes, mask = [], keep
-    while mask.ndim:
-        sizes.append(int(mask.sum(-1).max()))
-        mask = mask.any(-1)
-    return torch.arange(keep.numel())[keep.reshape(-1)].reshape(sizes[::-1])
+    sizes, rest = [], mask
+    while rest.ndim:
+        sizes.append(int(rest.sum(-1).max()))
+        rest = rest.any(-1)
+    return torch.arange(mask.numel())[mask.reshape(-1)].reshape(sizes[::-1])

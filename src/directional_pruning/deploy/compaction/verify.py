@@ -1,4 +1,4 @@
-"""Whether two networks are the same function: random inputs, another batch, another size where the first takes one."""
+"""Verify that two networks compute the same function: on random inputs, a larger batch and another input size."""
 
 import math
 from collections.abc import Iterator
@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-# Of the largest output; the float64 rounding of a deep network stays orders below.
+from ..comparison import relative_difference
+
+# Relative to the largest output; the float64 rounding of a deep network is orders of magnitude smaller.
 _TOLERANCE = 1e-9
-# What to add to which dimensions for another size: pixels, tokens, or as much as keeps a size divisible by 32.
+# The smallest scale of an output: rounding errors of outputs that cancel to almost zero are not wrong.
+_FLOOR = 1e-3
+# Dimension -> how much larger, for another size: pixels, tokens, or a size that stays divisible by 32.
 _RESIZES = ({2: 5, 3: 3, 4: 1}, {1: -1}, {2: 32, 3: 32, 4: 32})
 
 
@@ -27,19 +31,19 @@ def refuse_if_different(model: nn.Module, smaller: nn.Module, inputs: tuple) -> 
             if not difference <= _TOLERANCE:
                 if not _difference(expected, _run(model, sample)) <= _TOLERANCE:
                     raise RuntimeError("the network itself gives NaN, or other outputs each time, for the same inputs")
-                share = f"{difference:.1e} of the largest output"
-                raise RuntimeError(f"the smaller network differs by {share} on inputs of shape {shapes}")
+                relative = f"{difference:.1e} of the largest output"
+                raise RuntimeError(f"the smaller network differs by {relative} on inputs of shape {shapes}")
 
 
 def _samples(model: nn.Module, inputs: tuple) -> Iterator[tuple[tuple, Any]]:
-    """Inputs, and what the model makes of them."""
+    """Inputs, and the outputs of the model for them."""
     generator = torch.Generator().manual_seed(0)
     yield inputs, _run(model, inputs)
     for change in ({0: 1}, *_RESIZES):
         sample = tuple(_random(x, change, generator) for x in inputs)
         try:
             expected = _run(model, sample)
-        except Exception:  # whatever a network says to a size it does not take
+        except Exception:  # a network may raise anything for a size it does not take
             continue
         yield sample, expected
         if change in _RESIZES:
@@ -47,7 +51,7 @@ def _samples(model: nn.Module, inputs: tuple) -> Iterator[tuple[tuple, Any]]:
 
 
 def _run(model: nn.Module, inputs: tuple) -> Any:
-    """The outputs for copies of the inputs, which a network may overwrite."""
+    """The outputs for copies of the inputs, because a network may overwrite its inputs."""
     return model(*(x.clone() if isinstance(x, Tensor) else x for x in inputs))
 
 
@@ -62,20 +66,17 @@ def _random(x: Any, change: dict[int, int], generator: torch.Generator) -> Any:
 
 
 def _difference(expected: Any, actual: Any) -> float:
-    """The largest difference of any output tensor, as a share of its largest entry; inf if not comparable."""
-    worst, left, right = 0.0, tree_leaves(expected), tree_leaves(actual)
+    """The largest relative difference of any output tensor; inf if they are not comparable."""
+    largest, left, right = 0.0, tree_leaves(expected), tree_leaves(actual)
     if len(left) != len(right):
         return math.inf
     for a, b in zip(left, right):
         if not isinstance(a, Tensor):
             continue
-        if a.shape != b.shape or a.dtype != b.dtype:
+        if a.dtype != b.dtype:
             return math.inf
-        if a.numel() and not torch.equal(a, b):
-            a, b = a.double(), b.double()
-            # The floor: outputs that cancel to nothing are not wrong for a rounding error.
-            difference = float((a - b).abs().max() / a.abs().max().clamp(min=1e-3))
-            if math.isnan(difference):
-                return difference
-            worst = max(worst, difference)
-    return worst
+        difference = 0.0 if torch.equal(a, b) else relative_difference(a, b, floor=_FLOOR)
+        if math.isnan(difference):
+            return difference
+        largest = max(largest, difference)
+    return largest

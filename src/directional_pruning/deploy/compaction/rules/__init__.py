@@ -1,1 +1,1 @@
-"""What compaction knows about each operation: one rule a kind."""
+"""One rule for each kind of operation; ``dispatch.py`` has the table, ``base.py`` says what a rule must do."""

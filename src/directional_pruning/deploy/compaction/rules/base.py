@@ -1,58 +1,95 @@
-"""What a rule is; the rules of unknown operations and of what reads parameters, shapes and parts of tuples."""
+"""What a rule must do, and the rule that keeps everything.
 
-import operator
+A rule says how one operation treats the channels of its tensors. To add a rule, write a class and name it in the
+tables of ``dispatch.py``. The methods work on :class:`ChannelMasks`, one for each tensor, and only ever add elements
+to ``needed`` and ``remaining``. This one covers any function of a single tensor that works element by element:
+
+>>> from directional_pruning.deploy.compaction.masks import align
+>>> class Square(Rule):
+...     def find_constants(self):
+...         (x,) = self.inputs
+...         return [ChannelMasks(x.shape, x.constant, x.value**2)]
+...
+...     def find_needed(self):
+...         self.inputs[0].mark_needed(self.output.needed)
+...
+...     def propagate(self):
+...         align([self.inputs[0].remaining, self.output.remaining])
+"""
+
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from ..masks import Units, positions
-from ..trace import fetch
+from ..masks import ChannelMasks
 
 
 class UnsupportedError(Exception):
-    """A rule does not hold for this use of an operation."""
+    """The rule does not hold for this use of the operation, so that everything must be kept."""
+
+
+class UnknownOperationError(UnsupportedError):
+    """No rule covers this use of the operation: everything is kept, and the user is told its name."""
 
 
 class Rule:
-    """One node of the graph. By itself the rule for what is not understood: all is needed, nothing is removed.
+    """One node of the graph, and what removing channels means for it.
 
-    ``forward`` (inputs before outputs) finds what is constant, ``backward`` (the other way) what is needed; ``tie``
-    makes the kept elements of inputs and outputs fit each other, ``settle`` asks for more of them where that is not
-    enough (and says whether it did), ``rewrite`` makes the node smaller.
+    The solver calls the methods in this order:
+
+    1. ``find_constants``, when the rule is made, inputs before outputs: return the masks of the outputs, with
+       ``constant`` and ``value`` filled in from those of ``self.inputs``. Raise UnsupportedError if the rule does not
+       hold for these inputs.
+    2. ``replace_constant_input``: change the graph where an input is constant as a whole; return whether it changed.
+       The solver then starts again.
+    3. ``find_needed``, outputs before inputs: call ``mark_needed`` on the inputs, from ``needed`` of the outputs.
+    4. ``propagate``, repeated until no mask changes: add to ``remaining`` of inputs and outputs until they fit each
+       other. If output channel 3 needs input channel 3, then both remain or neither does.
+    5. ``fix_conflicts``, when nothing changes any more: add to ``remaining`` what the operation cannot do without, and
+       return whether anything was added. The solver then propagates again.
+    6. ``rewrite``: make the node smaller, to the elements in ``remaining``.
+
+    The defaults fit an operation that changes no channel: nothing is needed, added or rewritten.
     """
 
     def __init__(self, node: fx.Node, network: fx.GraphModule, rules: "dict[fx.Node, Rule]") -> None:
         self.node, self.network, self.rules = node, network, rules
         self.target: Any = node.target
-        self.operands = [n for n in node.all_input_nodes if rules[n].outs]
-        self.ins = [units for operand in self.operands for units in rules[operand].outs]
-        self.outs = self.forward()
+        self.input_nodes = [n for n in node.all_input_nodes if rules[n].outputs]
+        self.inputs = [masks for n in self.input_nodes for masks in rules[n].outputs]
+        self.outputs = self.find_constants()
 
-    def forward(self) -> list[Units]:
-        return [Units.whole(t.shape) for t in tensors(self.node.meta["example"])]
+    def find_constants(self) -> list[ChannelMasks]:
+        raise NotImplementedError
 
-    def backward(self) -> None:
-        for units in self.ins:
-            units.require(torch.ones_like(units.keep))
-            units.keep.fill_(True)
+    def replace_constant_input(self) -> bool:
+        return False
 
-    def tie(self) -> None:
-        for units in (*self.ins, *self.outs):
-            units.keep.fill_(True)
+    def find_needed(self) -> None:
+        pass
 
-    def settle(self) -> bool:
+    def propagate(self) -> None:
+        pass
+
+    def fix_conflicts(self) -> bool:
         return False
 
     def rewrite(self) -> None:
         pass
 
     @property
-    def out(self) -> Units:
-        return self.outs[0]
+    def output(self) -> ChannelMasks:
+        """The masks of the only output."""
+        return self.outputs[0]
+
+    def keep_all(self) -> None:
+        """Let every element of the inputs and outputs remain."""
+        for masks in (*self.inputs, *self.outputs):
+            masks.remaining.fill_(True)
 
     def run(self, replace: dict[fx.Node, Any], call: tuple[str, Any, tuple, dict] | None = None) -> Any:
-        """The operation on other tensors; sizes and other plain values are those of the example run."""
+        """Run the operation (or ``call``) on other tensors; every other argument is that of the example run."""
 
         def value(node: fx.Node) -> Any:
             return replace[node] if node in replace else node.meta["example"]
@@ -66,6 +103,21 @@ class Rule:
         return target(*args, **kwargs)
 
 
+class KeepAll(Rule):
+    """The default rule, for every operation that no other rule covers: all is needed, nothing is removed."""
+
+    def find_constants(self) -> list[ChannelMasks]:
+        return [ChannelMasks.without_channels(t.shape) for t in tensors(self.node.meta["example"])]
+
+    def find_needed(self) -> None:
+        for masks in self.inputs:
+            masks.mark_needed(torch.ones_like(masks.remaining))
+            masks.remaining.fill_(True)
+
+    def propagate(self) -> None:
+        self.keep_all()
+
+
 def tensors(value: Any) -> list[Tensor]:
     """The tensors of an example result: one, or those of a tuple or list."""
     if isinstance(value, Tensor):
@@ -73,113 +125,3 @@ def tensors(value: Any) -> list[Tensor]:
     if isinstance(value, (tuple, list)):
         return [item for item in value if isinstance(item, Tensor)]
     return []
-
-
-class Attribute(Rule):
-    """A parameter or buffer read as such. It can be sliced along the dimensions that its only reader asks for."""
-
-    def forward(self) -> list[Units]:
-        self.tensor = fetch(self.network, self.target).detach()
-        units = Units.whole(self.tensor.shape)
-        if self.tensor.numel() and bool((self.tensor == self.tensor.reshape(-1)[0]).all()):
-            units.known, units.value = ~units.known, units.value + self.tensor.reshape(-1)[0]
-        return [units]
-
-    def open(self, shape: tuple[int, ...]) -> Units:
-        """Units along the dimensions, aligned at the right, in which ``shape`` is larger than 1."""
-        lowest = highest = self.tensor.double()
-        for dim in range(-lowest.ndim, 0):
-            if -dim > len(shape) or shape[dim] == 1:
-                lowest, highest = lowest.amin(dim, keepdim=True), highest.amax(dim, keepdim=True)
-        self.outs[0] = Units(self.out.shape, lowest == highest, lowest)
-        return self.out
-
-    def tie(self) -> None:
-        if self.out.known.numel() == 1:
-            self.out.keep.fill_(True)
-
-    def rewrite(self) -> None:
-        if self.out.sliced:
-            path, _, name = self.target.rpartition(".")
-            owner, old = fetch(self.network, path) if path else self.network, fetch(self.network, self.target)
-            new = self.tensor.expand(self.out.shape)
-            index = positions(self.out.keep)
-            for dim, size in enumerate(self.out.keep.shape):
-                if size > 1:
-                    # Units of an attribute lie along one dimension; settle keeps all of them otherwise.
-                    new = new.index_select(dim, index.reshape(-1))
-            if isinstance(old, torch.nn.Parameter):
-                setattr(owner, name, torch.nn.Parameter(new, old.requires_grad))
-            else:
-                setattr(owner, name, new)
-
-    def settle(self) -> bool:
-        several = sum(size > 1 for size in self.out.keep.shape) > 1
-        if several and self.out.sliced:
-            self.out.keep.fill_(True)
-            return True
-        return False
-
-
-class ShapeOf(Rule):
-    """A shape that is read: sizes of sliced dimensions become the numbers they were."""
-
-    def forward(self) -> list[Units]:
-        self.reads = [self.node] if isinstance(self.node.meta["example"], int) else list(self.node.users)
-        return []
-
-    def backward(self) -> None:
-        pass
-
-    def _dims(self) -> list[int] | None:
-        if isinstance(self.node.meta["example"], int):
-            dims = [*self.node.args[1:], *self.node.kwargs.values()]
-        else:
-            dims = [user.args[1] for user in self.reads if user.target is operator.getitem]
-        plain = len(dims) == len(self.reads) and all(isinstance(dim, int) for dim in dims)
-        return [dim for dim in dims if isinstance(dim, int)] if plain else None
-
-    def tie(self) -> None:
-        if self._dims() is None:
-            self.ins[0].keep.fill_(True)
-
-    def rewrite(self) -> None:
-        (units,) = self.ins
-        if units.sliced:
-            kept = units.kept_shape()
-            for read, dim in zip(self.reads, self._dims() or []):
-                if kept[dim] != units.shape[dim]:
-                    size = units.shape[dim]
-                    for user in list(read.users):
-                        user.args = fx.map_arg(user.args, lambda n, r=read, s=size: s if n is r else n)
-                        user.kwargs = fx.map_arg(user.kwargs, lambda n, r=read, s=size: s if n is r else n)
-
-
-class Item(Rule):
-    """One tensor out of several: the same units under another name."""
-
-    def forward(self) -> list[Units]:
-        outs, source = self.ins, self.operands[0].meta["example"]
-        if len(tensors(source)) != len(source) or not isinstance(self.node.args[1], (int, slice)):
-            raise UnsupportedError
-        picked = outs[self.node.args[1]]
-        return picked if isinstance(picked, list) else [picked]
-
-    def backward(self) -> None:
-        pass
-
-    def tie(self) -> None:
-        pass
-
-
-class Silent(Rule):
-    """Reads something of a tensor that no removal changes, as its device."""
-
-    def forward(self) -> list[Units]:
-        return []
-
-    def backward(self) -> None:
-        pass
-
-    def tie(self) -> None:
-        pass

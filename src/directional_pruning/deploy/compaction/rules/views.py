@@ -5,102 +5,107 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..masks import Units, positions
-from ..trace import name_of
+from ..graph import operation_name
+from ..masks import ChannelMasks, positions
 from .base import Rule, UnsupportedError, tensors
 
 
 class Movement(Rule):
-    """Runs the operation on the numbers of the units, and so learns which unit goes where."""
+    """Runs the operation on tensors of element numbers, and so learns where each element goes."""
 
-    def forward(self) -> list[Units]:
-        if not self.ins:
+    def find_constants(self) -> list[ChannelMasks]:
+        if not self.inputs:
             raise UnsupportedError
-        sizes = [units.known.numel() for units in self.ins]
+        sizes = [masks.constant.numel() for masks in self.inputs]
         self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        numbers = [torch.arange(size).reshape(units.known.shape) for size, units in zip(sizes, self.ins)]
-        moved = tensors(self.run(self._spread(numbers)))
-        self.index = [_narrow(t) for t in moved]
-        known = torch.cat([units.known.reshape(-1) for units in self.ins])
-        value = torch.cat([units.value.reshape(-1) for units in self.ins])
-        return [Units(tuple(t.shape), known[index], value[index]) for t, index in zip(moved, self.index)]
+        numbers = [torch.arange(size).reshape(masks.constant.shape) for size, masks in zip(sizes, self.inputs)]
+        moved = tensors(self.run(self._numbered(numbers)))
+        # For each output the numbers of the input elements at its places.
+        self.sources = [_reduce_to_channels(t) for t in moved]
+        constant = torch.cat([masks.constant.reshape(-1) for masks in self.inputs])
+        value = torch.cat([masks.value.reshape(-1) for masks in self.inputs])
+        return [ChannelMasks(tuple(t.shape), constant[s], value[s]) for t, s in zip(moved, self.sources)]
 
-    def _spread(self, numbers: list[Tensor]) -> dict[fx.Node, Tensor]:
-        """The inputs, filled with the numbers of their units; free dimensions as in the example run."""
-        given = {}
-        for operand, units, start, number in zip(self.operands, self.ins, self.starts, numbers):
-            wide = [n if own > 1 else real for n, own, real in zip(number.shape, units.known.shape, units.shape)]
-            given[operand] = (number + start).expand(wide).contiguous()
-        return given
+    def _numbered(self, numbers: list[Tensor]) -> dict[fx.Node, Tensor]:
+        """The inputs, filled with the numbers of their elements; broadcast dimensions as in the example run."""
+        filled = {}
+        for node, masks, start, number in zip(self.input_nodes, self.inputs, self.starts, numbers):
+            sizes = zip(number.shape, masks.constant.shape, masks.shape)
+            shape = [size if mask > 1 else real for size, mask, real in sizes]
+            filled[node] = (number + start).expand(shape).contiguous()
+        return filled
 
-    def backward(self) -> None:
-        self._pull("need")
-        for units in self.ins:
-            units.require(units.need)
+    def find_needed(self) -> None:
+        self._pull("needed")
+        for masks in self.inputs:
+            masks.mark_needed(masks.needed)
 
-    def _pull(self, mask: str) -> None:
-        flat = torch.cat([getattr(units, mask).reshape(-1) for units in self.ins])
-        for units, index in zip(self.outs, self.index):
-            flat[index[getattr(units, mask)]] = True
-        for units, start in zip(self.ins, self.starts):
-            own = getattr(units, mask)
-            own |= flat[start : start + own.numel()].reshape(own.shape)
+    def _pull(self, name: str) -> None:
+        """Add to a mask of the inputs what the same mask of the outputs has."""
+        flat = torch.cat([getattr(masks, name).reshape(-1) for masks in self.inputs])
+        for masks, source in zip(self.outputs, self.sources):
+            flat[source[getattr(masks, name)]] = True
+        for masks, start in zip(self.inputs, self.starts):
+            mask = getattr(masks, name)
+            mask |= flat[start : start + mask.numel()].reshape(mask.shape)
 
-    def tie(self) -> None:
-        self._pull("keep")
-        flat = torch.cat([units.keep.reshape(-1) for units in self.ins])
-        for units, index in zip(self.outs, self.index):
-            units.keep |= flat[index]
+    def propagate(self) -> None:
+        self._pull("remaining")
+        flat = torch.cat([masks.remaining.reshape(-1) for masks in self.inputs])
+        for masks, source in zip(self.outputs, self.sources):
+            masks.remaining |= flat[source]
 
-    def settle(self) -> bool:
-        """Whether the operation does not hold on the smaller tensors, which then are kept whole."""
-        if not self._changes():
+    def fix_conflicts(self) -> bool:
+        """Keep everything where the operation on the smaller tensors would not give the smaller outputs."""
+        if not self._shrinks():
             return False
         try:
-            smaller = self._smaller()
-            given = self._spread([positions(units.keep) for units in self.ins])
+            call = self._smaller_call()
+            numbered = self._numbered([positions(masks.remaining) for masks in self.inputs])
             fits = all(
-                torch.equal(result, index.reshape(-1)[positions(units.keep)].expand_as(result))
-                for result, units, index in zip(tensors(self.run(given, smaller)), self.outs, self.index, strict=True)
+                torch.equal(result, source.reshape(-1)[positions(masks.remaining)].expand_as(result))
+                for result, masks, source in zip(
+                    tensors(self.run(numbered, call)), self.outputs, self.sources, strict=True
+                )
             )
         except (RuntimeError, IndexError, ValueError, TypeError):
             fits = False
         if not fits:
-            super().tie()
+            self.keep_all()
         return not fits
 
     def rewrite(self) -> None:
-        if self._changes():
-            self.node.op, self.node.target, self.node.args, self.node.kwargs = self._smaller()
+        if self._shrinks():
+            self.node.op, self.node.target, self.node.args, self.node.kwargs = self._smaller_call()
 
-    def _changes(self) -> bool:
-        return any(units.sliced for units in (*self.ins, *self.outs))
+    def _shrinks(self) -> bool:
+        return any(masks.shrinks for masks in (*self.inputs, *self.outputs))
 
-    def _smaller(self) -> tuple[str, Any, tuple, dict]:
-        """The node for the smaller tensors: sizes of sliced dimensions are plain numbers."""
+    def _smaller_call(self) -> tuple[str, Any, tuple, dict]:
+        """The node for the smaller tensors: sizes that shrink become plain numbers."""
         op, target, args, kwargs = self.node.op, self.target, self.node.args, self.node.kwargs
-        name = name_of(self.network, self.node)
-        if name in ("view", "reshape", "unflatten") and self.out.sliced:
+        name = operation_name(self.network, self.node)
+        if name in ("view", "reshape", "unflatten") and self.output.shrinks:
             first = 2 if name == "unflatten" else 1
             listed = isinstance(args[first], (tuple, list))
             sizes: Any = args[first] if listed else args[first:]
             start: Any = args[1] if name == "unflatten" else 0
-            start %= self.ins[0].keep.ndim
-            kept, masks = self.out.kept_shape()[start:], self.out.keep.shape[start:]
-            sizes = tuple(k if own > 1 and size != -1 else size for size, k, own in zip(sizes, kept, masks))
+            start %= self.inputs[0].remaining.ndim
+            smaller, masks = self.output.smaller_shape()[start:], self.output.remaining.shape[start:]
+            sizes = tuple(new if mask > 1 and old != -1 else old for old, new, mask in zip(sizes, smaller, masks))
             args = (*args[:first], sizes) if listed else (*args[:first], *sizes)
         if name in ("chunk", "split"):
             dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
             if not isinstance(dim, int):
                 raise ValueError(f"invalid dim: {dim}")
-            if not self.ins[0].free(dim):
-                sizes = [units.kept_shape()[dim] for units in self.outs]
+            if not self.inputs[0].is_broadcast(dim):
+                sizes = [masks.smaller_shape()[dim] for masks in self.outputs]
                 op, target, args, kwargs = "call_function", torch.split, (args[0], sizes, dim), {}
         return op, target, args, dict(kwargs)
 
 
-def _narrow(t: Tensor) -> Tensor:
-    """Size 1 in the dimensions along which a tensor does not vary."""
+def _reduce_to_channels(t: Tensor) -> Tensor:
+    """Reduce to size 1 the dimensions along which the tensor does not vary."""
     for dim in range(t.ndim):
         if t.shape[dim] and torch.equal(t, t.narrow(dim, 0, 1).expand_as(t)):
             t = t.narrow(dim, 0, 1)
