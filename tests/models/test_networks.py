@@ -1,4 +1,4 @@
-"""The paper's networks, and networks by name."""
+"""The paper's networks, and building a network by its name."""
 
 import sys
 
@@ -53,7 +53,7 @@ def test_wrn28x10_is_the_papers():
         model = wrn28x10(100)
     convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     assert all(layer.bias is not None for layer in convolutions)
-    assert sum(layer.kernel_size == (3, 3) for layer in convolutions) == 25  # and the classifier, and two shortcuts: 28
+    assert sum(layer.kernel_size == (3, 3) for layer in convolutions) == 25  # with the classifier and two shortcuts: 28
     assert [layer.stride for layer in convolutions if layer.kernel_size == (1, 1)] == [(1, 1), (2, 2), (2, 2)]
     first = model.stages[1][0]
     assert (first.conv1.stride, first.conv2.stride) == ((1, 1), (2, 2))
@@ -67,7 +67,7 @@ def test_a_shortcut_starts_from_the_blocks_input():
     with torch.no_grad():
         block.conv2.weight.zero_()
         block.conv2.bias.zero_()
-        x = -torch.rand(1, 16, 4, 4)  # an activation would make zeros of it
+        x = -torch.rand(1, 16, 4, 4)  # an activation would set it to zero
         assert torch.equal(block(x), x)
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
     with pytest.raises(ValueError, match="invalid depth: 12"):
@@ -93,7 +93,7 @@ def test_any_network_of_torchvision_and_timm_has_the_classes_it_should():
     with torch.device("meta"):
         assert build("torchvision:resnet18", 7).fc.out_features == 7
         assert build("timm:resnet10t", 7).get_classifier().out_features == 7
-        assert type(build("vgg16", 10)) is type(build("vgg16", 5))  # ours comes before torchvision's
+        assert type(build("vgg16", 10)) is type(build("vgg16", 5))  # this package's network comes before torchvision's
         assert type(build("resnet18", 3)).__module__.startswith("torchvision")
         assert type(build("resnet10t", 3)).__module__.startswith("timm")
 
@@ -129,4 +129,4 @@ def test_a_missing_or_broken_package_is_one_line(monkeypatch):
         ValueError, match=r"unknown model: nope \(there is: chars_net, .*; but torchvision is installed"
     ):
         build("nope", 10)
-    assert count(build("digits_net", 10)) == count(digits_net())  # ours need neither
+    assert count(build("digits_net", 10)) == count(digits_net())  # the package's networks need neither

@@ -1,13 +1,12 @@
-"""The characters of Python's library and the transformer over them."""
+"""Characters of Python's standard library, and windows of them."""
 
 import pytest
 import torch
 
 from directional_pruning.data import VOCABULARY, chars
-from directional_pruning.models import chars_net
 
 
-def test_the_text_is_python_and_its_parts_lie_side_by_side():
+def test_the_text_is_python_and_its_parts_are_adjacent():
     splits = chars()
     assert [len(part.text) for part in splits] == [1_504_000, 32_000, 64_000]
     everything = torch.cat([part.text for part in splits])
@@ -46,26 +45,3 @@ def test_an_epoch_is_a_function_of_its_seed_alone():
 def test_an_argument_out_of_range_is_named(argument, message):
     with pytest.raises(ValueError, match=message):
         chars(**argument)
-
-
-def test_the_network_sees_only_what_came_before():
-    torch.manual_seed(0)
-    net = chars_net().eval()
-    characters = torch.randint(96, (2, 64), generator=torch.Generator().manual_seed(0))
-    changed = characters.clone()
-    changed[:, 40] = (changed[:, 40] + 1) % 96
-    with torch.no_grad():
-        before, after = net(characters), net(changed)
-    assert before.shape == (2, 96, 64)
-    torch.testing.assert_close(before[..., :40], after[..., :40])
-    assert (before[..., 40:] - after[..., 40:]).abs().amax((0, 1)).min() > 1e-5
-
-
-def test_the_network_has_the_size_it_says_and_starts_near_chance():
-    torch.manual_seed(0)
-    net = chars_net()
-    matrices = [p.numel() for name, p in net.blocks.named_parameters() if p.ndim == 2]
-    assert sum(matrices) == 3 * 12 * 64**2
-    inputs, targets = next(chars().validation.batches(16))
-    loss = torch.nn.functional.cross_entropy(net(inputs), targets)
-    assert loss.item() == pytest.approx(torch.tensor(96.0).log().item(), abs=0.6)
