@@ -1,4 +1,4 @@
-"""Is it the same valley? Curves, planes, curvature and the theory, for any network, whoever trained it."""
+"""Loss-landscape tools for any network: mode connectivity, loss planes, the Hessian's spectrum, and the theory."""
 
 from .curvature import Eigenspace, subspace_fraction, top_eigenpairs, top_eigenspace
 from .curve import BezierCurve, Curve, CurveValues, PolygonalChain, evaluate_curve, straight_line
@@ -18,7 +18,7 @@ __all__ = [
     "fit_curve",
     "adapted",
     "straight_line",
-    # the plane through three
+    # the plane through three networks
     "Plane",
     "PlaneValues",
     "loss_plane",

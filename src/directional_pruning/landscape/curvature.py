@@ -1,4 +1,4 @@
-"""Curvature at a network: the top eigenspace of its Hessian, and the share of a direction that lies inside it."""
+"""Curvature at a network: the top eigenspace of its Hessian, and the fraction of a direction inside it."""
 
 import math
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ class Eigenspace:
     Attributes:
         values: ``(k,)``.
         vectors: ``(k, d)``, orthonormal rows.
-        residuals: ``||H v - value v||`` of each pair, ``(k,)``, from k products of their own.
-        products: how many products with H the pairs took, without those.
+        residuals: ``||H v - value v||`` of each pair, ``(k,)``, from k more products.
+        products: how many products with H Lanczos took, without the k for the residuals.
     """
 
     values: Tensor
@@ -60,13 +60,12 @@ def top_eigenspace(model: nn.Module, loss_fn: Loss, batches: Batches, k: int, *,
     >>> round(values.item(), 5), [round(abs(x), 5) for x in vectors[0].tolist()]
     (9.0, [0.0, 1.0])
     """
-    found = top_eigenpairs(hessian_operator(model, loss_fn, batches), k, seed=seed)
-    place = device_of(model)
-    return Eigenspace(found.values.to(place), found.vectors.to(place), found.residuals.to(place), found.products)
+    space, device = top_eigenpairs(hessian_operator(model, loss_fn, batches), k, seed=seed), device_of(model)
+    return Eigenspace(space.values.to(device), space.vectors.to(device), space.residuals.to(device), space.products)
 
 
 def top_eigenpairs(operator: "LinearOperator", k: int, *, seed: int = 0, tolerance: float | None = None) -> Eigenspace:
-    """The k largest eigenpairs of any symmetric SciPy operator, by its implicitly restarted Lanczos (``eigsh``).
+    """The k largest eigenpairs of any symmetric SciPy operator, by implicitly restarted Lanczos (``eigsh``).
 
     Args:
         operator: symmetric, ``(d, d)``, of float32 or float64.
@@ -111,10 +110,9 @@ def top_eigenpairs(operator: "LinearOperator", k: int, *, seed: int = 0, toleran
 
 
 def subspace_fraction(direction: Tensor, vectors: Tensor) -> float:
-    """The share ``||P x|| / ||x||`` of a direction that lies in the space spanned by orthonormal rows.
+    """The fraction ``||P x|| / ||x||`` of a direction in the subspace that orthonormal rows span.
 
-    A random direction has a share of about ``sqrt(k / d)``: its square averages k/d exactly. Read the share beside
-    that.
+    For a random direction it is about ``sqrt(k / d)``: its square averages k/d exactly. Compare the fraction with that.
 
     Args:
         direction: x, flat ``(d,)``, not zero.

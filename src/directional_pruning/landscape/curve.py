@@ -77,7 +77,7 @@ Curve = BezierCurve | PolygonalChain
 
 
 def straight_line(start: State, end: State) -> BezierCurve:
-    """The curve whose bend is half-way between the ends: the straight line, at even speed.
+    """The curve whose bend is half-way between the ends: the straight line, at constant speed.
 
     >>> line = straight_line({"w": torch.tensor(0.0)}, {"w": torch.tensor(2.0)})
     >>> [float(line.point(t)["w"]) for t in (0.25, 0.75)]

@@ -44,7 +44,7 @@ def fit_curve(
     half of the epochs, then falls linearly to ``lr / 100`` at 90 %, and stays there.
 
     Args:
-        model: gives the architecture, device and types; its own weights are neither used nor changed.
+        model: gives the architecture, device and types; its weights are neither used nor changed.
         loss_fn: ``(outputs, targets)`` -> mean loss over the batch, a scalar.
         batches: ``(inputs, targets)``, read once an epoch, or a function from the epoch (from 0) to these. Inputs are
             a tensor, or a dictionary of tensors that the model takes by name.
@@ -83,7 +83,7 @@ def fit_curve(
         saved = _Checkpoint(Path(checkpoint), _identity(settings, start, end), weights, optimizer, scheduler)
         done = saved.load()
     for epoch in range(done, epochs):
-        # Seeds of neighbouring curves must not share epochs.
+        # So that seeds 0 and 1 do not give the same numbers one epoch apart.
         with module_mode(model, training=True), seeded(seed * 1_000_003 + epoch, device_of(model)):
             mean = _train_epoch(
                 model,

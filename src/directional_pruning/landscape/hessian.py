@@ -32,13 +32,13 @@ def hessian_product(
 
     With ``gauss_newton`` it is ``v -> J^T L J v``, the generalised Gauss-Newton matrix: J is the Jacobian of the
     outputs, L the Hessian of the loss in the outputs. It is positive semidefinite for a convex loss. Where the network
-    fits its data both agree; they differ by the curvature of the network itself.
+    fits its data both agree; they differ by the second derivatives of the network.
 
     Args:
-        model: of float32 or float64 parameters, in which the products are computed. It is left as it was, in its own
-            mode; later changes of its weights do not matter, but its layers are used, so do not change those.
+        model: of float32 or float64 parameters, in which the products are computed. It is not changed. The product
+            copies its weights but uses its layers: do not change the layers later.
         loss_fn: ``(outputs, targets)`` -> mean loss over the samples, twice differentiable.
-        batches: ``(inputs, targets)``, a list or whatever gives the same data each time: no augmentation.
+        batches: ``(inputs, targets)``, a list, or anything that gives the same data at each reading: no augmentation.
         gauss_newton: the Gauss-Newton matrix in place of the Hessian.
 
     Returns:
@@ -86,7 +86,7 @@ def hessian_operator(
 ) -> "LinearOperator":
     """:func:`hessian_product` as a symmetric SciPy ``LinearOperator`` ``(d, d)``, for SciPy's solvers and eigensolvers.
 
-    NumPy vectors go in and out, in the dtype of the parameters; the products are computed where the model lives.
+    NumPy vectors go in and out, in the dtype of the parameters; the products are computed on the device of the model.
 
     Raises:
         TypeError, ValueError: as :func:`hessian_product`.
@@ -136,7 +136,7 @@ def _gauss_newton_part(
     z = output_of(model, {**parameters, **buffers}, inputs)
     if not isinstance(z, Tensor):
         raise TypeError(f"invalid model: gives a {type(z).__name__} (must be a tensor for Gauss-Newton)")
-    # J v = d/du <J^T u, v>: J^T u is linear in u, so that any u will do, and only the way back to u is computed.
+    # J v = d/du <J^T u, v>: J^T u is linear in u, so that the value of u does not matter.
     u = torch.zeros_like(z, requires_grad=True)
     pulled = torch.autograd.grad(z, weights, grad_outputs=u, create_graph=True, materialize_grads=True)
     inner = torch.stack([(p * direction[name]).sum() for name, p in zip(parameters, pulled)]).sum()

@@ -18,7 +18,7 @@ Loss = Callable[[Any, Tensor], Tensor]
 
 
 class Values(NamedTuple):
-    """What is measured at a point: mean losses, and shares of wrong answers; NaN where there is nothing to measure."""
+    """Measurements at one network: mean losses and fractions of wrong answers; NaN for what cannot be measured."""
 
     loss: float
     error: float
@@ -27,18 +27,18 @@ class Values(NamedTuple):
 
 
 def check_batches(batches: object, name: str) -> None:
-    """Data is read many times: refuse what can be read once."""
+    """Raise TypeError for an iterator: the data is read many times."""
     if isinstance(batches, Iterator):
         raise TypeError(f"invalid {name}: a {type(batches).__name__} (must be a list, a DataLoader: iterable again)")
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the network lives."""
+    """The device of the network."""
     return next(iter(model.state_dict().values())).device
 
 
 def names_of(model: nn.Module) -> dict[str, list[str]]:
-    """The name under which each parameter and persistent buffer is set -> all its names; tied ones have several."""
+    """The first name of each parameter and persistent buffer -> all its names; tied ones have several."""
     names: dict[int, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor):
@@ -52,26 +52,26 @@ def adapted(model: nn.Module, state: State, argument: str) -> dict[str, Tensor]:
     Raises:
         ValueError: for a missing, an unknown or a wrongly shaped entry, or tied ones that differ, in one line.
     """
-    own, names = model.state_dict(), names_of(model)
-    if unknown := [name for name in state if name not in own]:
+    expected, names = model.state_dict(), names_of(model)
+    if unknown := [name for name in state if name not in expected]:
         raise ValueError(f"invalid {argument}: entry {unknown[0]!r} is not in the model")
     entries = {}
     for first, tied in names.items():
         given = [state[name] for name in tied if name in state]
         if not given:
             raise ValueError(f"invalid {argument}: entry {first!r} of the model is missing")
-        if given[0].shape != own[first].shape:
-            shapes = f"{tuple(given[0].shape)} (must be {tuple(own[first].shape)}, as in the model)"
+        if given[0].shape != expected[first].shape:
+            shapes = f"{tuple(given[0].shape)} (must be {tuple(expected[first].shape)}, as in the model)"
             raise ValueError(f"invalid {argument}: entry {first!r} has shape {shapes}")
         if not all(torch.equal(given[0], other) for other in given[1:]):
             raise ValueError(f"invalid {argument}: {' and '.join(tied)} differ (the model ties them)")
-        entries[first] = given[0].detach().to(own[first])
+        entries[first] = given[0].detach().to(expected[first])
     return entries
 
 
 def combined(states: Sequence[State], weights: Sequence[float]) -> dict[str, Tensor]:
-    """The weighted sum of state dicts, in new tensors; entries that are no floating-point numbers as the heaviest."""
-    # Without the zeros, so that a network that is not finite does not spoil a point that it has no part in.
+    """The weighted sum of state dicts, in new tensors; entries of other types come from the largest weight."""
+    # Without weights of zero: 0 * inf would be NaN.
     parts = [(state, weight) for state, weight in zip(states, weights) if weight != 0]
     heaviest = max(parts, key=lambda part: part[1])[0]
     (first, weight), *others = parts
@@ -79,15 +79,15 @@ def combined(states: Sequence[State], weights: Sequence[float]) -> dict[str, Ten
     for name, tensor in first.items():
         if tensor.is_floating_point():
             result[name] = tensor * weight
-            for other, its in others:
-                result[name] = torch.add(result[name], other[name], alpha=its)
+            for other, factor in others:
+                result[name] = torch.add(result[name], other[name], alpha=factor)
         else:
             result[name] = heaviest[name].clone()  # batch norm counts in place
     return result
 
 
 def check_alike(**states: State) -> None:
-    """Names and shapes of all are those of the first.
+    """Check that all state dicts have the names and shapes of the first.
 
     Raises:
         ValueError: naming the first entry that differs, in one line.
@@ -116,7 +116,7 @@ def gram(names: Sequence[str], origin: State, points: Sequence[State]) -> Tensor
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Global random numbers (dropout, a loader's order) that depend on ``seed`` alone; the caller's are untouched."""
+    """Seed the global random numbers (dropout, a loader's order) in this context; the caller's state is restored."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -133,7 +133,7 @@ def moved(batches: Batches, device: torch.device) -> Iterator[tuple[Any, Tensor]
 
 
 def output_of(model: nn.Module, state: State, inputs: Any) -> Any:
-    """What the network says when the entries of ``state`` stand in for its own."""
+    """The output of the network with the entries of ``state`` as its weights and buffers."""
     if isinstance(inputs, Mapping):
         return functional_call(model, dict(state), (), dict(inputs))
     return functional_call(model, dict(state), (inputs,))
@@ -148,7 +148,7 @@ def measure(
     test_batches: Batches | None = None,
     autocast: torch.dtype | None = None,
 ) -> Values:
-    """Refresh batch norm from ``batches``, then evaluate on them and on the test data; the model is left as it was."""
+    """Refresh batch norm from ``batches``, then evaluate on them and on the test data; the model is not changed."""
     device = device_of(model)
     with (
         module_mode(model, training=False),
@@ -168,7 +168,7 @@ def _refreshed(model: nn.Module, state: State, batches: Batches) -> State:
     if not norms:
         return state
     names = {id(tensor): name for name, tensor in model.named_buffers()}
-    fresh, own = dict(state), {norm: norm.momentum for norm in norms}
+    fresh, momenta = dict(state), {norm: norm.momentum for norm in norms}
     try:
         for norm in norms:
             for buffer, value in ((norm.running_mean, 0), (norm.running_var, 1), (norm.num_batches_tracked, 0)):
@@ -178,14 +178,14 @@ def _refreshed(model: nn.Module, state: State, batches: Batches) -> State:
         for inputs, _ in moved(batches, device_of(model)):
             output_of(model, fresh, inputs)
     finally:
-        for norm, momentum in own.items():
+        for norm, momentum in momenta.items():
             norm.momentum = momentum
             norm.eval()
     return fresh
 
 
 def _mean(model: nn.Module, loss_fn: Loss, state: State, batches: Batches) -> tuple[float, float]:
-    """Mean loss over the samples, and the share of wrong answers: NaN for outputs that are not scores of classes."""
+    """Mean loss over the samples, and fraction of wrong answers: NaN for outputs that are not scores of classes."""
     losses, wrong, samples, answers = [], [], [], 0
     for inputs, targets in moved(batches, device_of(model)):
         output = output_of(model, state, inputs)

@@ -1,4 +1,4 @@
-"""Directional pruning itself: the scores, the closed form, the law at finite time and the threshold of a path.
+"""Directional pruning: the scores, the closed form, the law at finite time and the threshold of a path.
 
 Notation of the paper: w, weights of a minimiser found by SGD; P0, the orthogonal projection on the flat subspace, the
 null space of the Hessian H there; s, scores; lam, strength; g, threshold of gRDA after n updates at rate lr; t = n lr.
@@ -16,10 +16,10 @@ __all__ = ["complement_projection", "directional_prune", "directional_scores", "
 
 
 def directional_scores(weights: Tensor, flat_projection: Tensor | Callable[[Tensor], Tensor]) -> Tensor:
-    """How far each weight may shrink for free: ``s = sign(w) * (P0 sign(w))``.
+    """How fast each weight may shrink in flat directions: ``s = sign(w) * (P0 sign(w))``.
 
-    The scores sum to ``||P0 sign(w)||^2``. A weight with a positive score shrinks, one with a negative score grows,
-    and where nothing has reached zero the network has moved in flat directions only.
+    The scores sum to ``||P0 sign(w)||^2``. A weight with a positive score shrinks, one with a negative score grows. As
+    long as no weight has reached zero, the network moves in flat directions only.
 
     Args:
         weights: w, flat, of floating point; a weight of zero scores zero.
@@ -30,8 +30,8 @@ def directional_scores(weights: Tensor, flat_projection: Tensor | Callable[[Tens
         ValueError: for weights that are not a flat vector of floating point, or a projection of another size.
 
     Example:
-        A loss that depends on ``w[0] + w[1]`` alone is flat along (1, -1); of two positive weights neither is free to
-        shrink, of two of opposite sign both are.
+        A loss that depends on ``w[0] + w[1]`` alone is flat along (1, -1). Two positive weights may not shrink, two
+        weights of opposite sign may.
 
         >>> flat = torch.tensor([[0.5, -0.5], [-0.5, 0.5]])
         >>> directional_scores(torch.tensor([2.0, 1.0]), flat).tolist()
@@ -52,8 +52,8 @@ def directional_prune(weights: Tensor, scores: Tensor, lam: float) -> Tensor:
 
         x_j = sign(w_j) * max(|w_j| - lam * s_j, 0)
 
-    which also holds for negative scores. It is a statement about small ``lam``: once many weights are zero it keeps
-    the loss no better than magnitude pruning does.
+    which also holds for negative scores. It is meant for a small ``lam``: with many zeros the loss is no lower than
+    that of magnitude pruning.
 
     Args:
         weights: w, flat, of floating point.
@@ -61,7 +61,7 @@ def directional_prune(weights: Tensor, scores: Tensor, lam: float) -> Tensor:
         lam: strength, in units of a weight, >= 0; for gRDA its threshold g.
 
     Returns:
-        The pruned weights, as a new tensor; what is pruned is exactly ``+0.0``.
+        The pruned weights, as a new tensor; a pruned weight is exactly ``+0.0``.
 
     Raises:
         ValueError: for a negative or infinite ``lam``, or tensors that do not fit.
@@ -84,8 +84,8 @@ def finite_time_scores(weights: Tensor, eigenvalues: Tensor, eigenvectors: Tenso
         s(t) = sign(w) * [M(1; 1 + mu; -H t) sign(w)]
 
     where M is Kummer's function 1F1 applied to the eigenvalues of H. ``M = 1`` in flat directions and about
-    ``mu / (h t)`` in a direction of curvature h, so that s(t) tends to :func:`directional_scores` and whatever has
-    ``h t << mu`` counts as flat. After n steps at one rate gRDA is at ``directional_prune(w, s(t), lam)`` with
+    ``mu / (h t)`` in a direction of curvature h, so that s(t) tends to :func:`directional_scores`. A direction
+    with ``h t << mu`` counts as flat. After n steps at one rate gRDA is at ``directional_prune(w, s(t), lam)`` with
     ``lam = c * lr^(1/2) * t^mu``, its threshold.
 
     Args:
@@ -99,12 +99,12 @@ def finite_time_scores(weights: Tensor, eigenvalues: Tensor, eigenvectors: Tenso
         s(t), of the shape and dtype of the weights.
 
     Raises:
-        ValueError: for a value out of range, shapes that do not fit, or a negative eigenvalue along which gRDA would
-            have left the range of floating point by then.
+        ValueError: for a value out of range, shapes that do not fit, or a negative eigenvalue at which the factor
+            is not finite.
         ModuleNotFoundError: where SciPy is not installed.
 
     Example:
-        Far from the start the steep direction is paid off and the flat one is free.
+        After a long time the score is 0 in a steep direction and 1 in a flat one.
 
         >>> w = torch.tensor([1.0, 1.0])
         >>> finite_time_scores(w, torch.tensor([1.0]), torch.tensor([[1.0, 0.0]]), 1e6, 0.5).round(decimals=4).tolist()
@@ -165,7 +165,7 @@ def path_threshold(lrs: Iterable[float] | Tensor, c: float, mu: float) -> float:
 def complement_projection(vectors: Tensor) -> Callable[[Tensor], Tensor]:
     """The projection ``x - V^T V x`` on all that is orthogonal to the rows of ``vectors``, ``(k, d)``, orthonormal.
 
-    With the top eigenvectors of a large network it stands for P0. With all eigenvectors of a small network's Hessian
+    With the top eigenvectors of a large network it approximates P0. With all eigenvectors of a small network's Hessian
     whose eigenvalue is not zero it is P0.
 
     >>> complement_projection(torch.tensor([[1.0, 0.0, 0.0]]))(torch.tensor([3.0, 4.0, 5.0])).tolist()

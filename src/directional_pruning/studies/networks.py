@@ -179,7 +179,7 @@ def _call(argument: str, name: str) -> Any:
     function = _imported(argument, name)
     try:
         return function()
-    except Exception as error:  # whatever the user's own code raises
+    except Exception as error:  # the user's code may raise anything
         raise ValueError(f"invalid {argument}: {name} raised {type(error).__name__}: {error}") from error
 
 
