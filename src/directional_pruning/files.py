@@ -1,9 +1,11 @@
 """Writing a file so that a reader never sees half of it, and naming one that cannot be read."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 class CorruptFileError(ValueError):
@@ -35,3 +37,25 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """Write an object as JSON; on failure the old file stays."""
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def parse_json(data: bytes) -> dict[str, Any]:
+    """The object that ``data`` holds as JSON.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        value = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        raise ValueError(f"not JSON ({reason})") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value

@@ -1,17 +1,30 @@
-"""Reading a run folder into plain records, checked, so that drawing need not be careful."""
+"""The format of a run folder: its files, their names, and how they are written, read and checked. No torch."""
 
 import json
 import math
 import os
+import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .files import CorruptFileError
+from .files import CorruptFileError, parse_json, replacing, write_json
 
 Record = dict[str, Any]
 
+# The networks of a run, and the names of their folders: the dense baseline and the sparse network.
 NETWORKS = ("sgd", "grda")
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"  # one for the run, and one for each network in the network's folder
+SUMMARY = "summary.json"  # written last: a run that has it is finished
+SWEEP = "sweep.json"
+SPARSE_WEIGHTS = "model.sparse.safetensors"
+# In the folder of a network:
+CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "model.safetensors"
+
 _CURVES = ("lr", "threshold", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 _CURVES += ("sparsity_all", "sparsity_prunable", "norm_ratio", "seconds", "step", "epochs")
 _RESULTS = ("test_accuracy", "test_loss", "train_loss", "sparsity_all", "sparsity_prunable")
@@ -20,18 +33,18 @@ _RESULTS += ("bytes", "zipped_bytes", "sparse_bytes", "bits_per_nonzero", "least
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says; a number that is null, NaN or infinite in the files is NaN here."""
+    """The content of a run folder; a number that is null, NaN or infinite in the files is NaN here."""
 
     name: str
     config: Record
     metrics: list[Record]
     summary: Record
     diverged: dict[str, str]
-    """For a network that left the numbers: at which step, and where it began."""
+    """For a network whose training diverged: the step, and the layer where it began."""
 
     @property
     def setting(self) -> tuple[float, float]:
-        """The strength c and the growth mu; NaN for what the configuration does not say."""
+        """The strength c and the growth mu; NaN where the configuration lacks them."""
         return _number(self.config.get("c"), "c"), _number(self.config.get("mu"), "mu")
 
     @property
@@ -45,40 +58,111 @@ class Run:
 
 
 def read_run(folder: str | os.PathLike[str]) -> Run:
-    """Read ``config.json``, ``metrics.jsonl`` and ``summary.json``; a run under way may lack the last two.
+    """Read and check configuration, metrics and summary; an unfinished run may lack the last two.
 
-    An epoch that a resumed run wrote twice counts once, as written last. A last line cut short is left out. Raises
-    ``FileNotFoundError`` if there is no such folder or no ``config.json`` in it, and ``CorruptFileError``, naming file
-    and line, for what a run does not write.
+    Raises:
+        FileNotFoundError: if there is no such folder, or no ``config.json`` in it.
+        CorruptFileError: for content that no run writes, naming file and line.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no such run folder: {folder}")
-    if not (folder / "config.json").is_file():
+    path = folder / CONFIG
+    if not path.is_file():
         raise FileNotFoundError(f"not a run folder (no config.json): {folder}")
-    config = _read_object(folder / "config.json")
-    _section(config, "versions", f"{folder / 'config.json'}")
+    config = _parse(path.read_bytes(), str(path))
+    _section(config, "versions", str(path))
     for key in ("c", "mu", "lr", "epochs", "batch_size", "samples", "training_images", "test_images"):
-        _number(config.get(key), f"{folder / 'config.json'}: {key}")
+        _number(config.get(key), f"{path}: {key}")
     name = str(config.get("recipe") or folder.resolve().name)
-    metrics, diverged = _read_metrics(folder / "metrics.jsonl")
-    return Run(name, config, metrics, _read_summary(folder / "summary.json"), diverged)
+    metrics, diverged = read_metrics(folder)
+    return Run(name, config, metrics, read_summary(folder), diverged)
 
 
-def _read_metrics(path: Path) -> tuple[list[Record], dict[str, str]]:
+def read_config(folder: Path) -> Record:
+    """The configuration as it was written; ``CorruptFileError`` if it is not a JSON object."""
+    path = folder / CONFIG
+    try:
+        return parse_json(path.read_bytes())
+    except ValueError as error:
+        raise CorruptFileError(f"{path} is not a readable configuration: {error}") from None
+
+
+def versions(torch_version: str) -> Record:
+    """The versions that a configuration notes."""
+    return {
+        "directional-pruning": version("directional-pruning"),
+        "torch": torch_version,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def write_sweep(folder: Path, recipe: str, runs: Sequence[str]) -> None:
+    """Write ``sweep.json`` with the names of the run folders; the last step, so a sweep that has it is complete."""
+    write_json(folder / SWEEP, {"recipe": recipe, "runs": list(runs)})
+
+
+def sweep_runs(folder: Path) -> list[Path]:
+    """The run folders of a sweep; for any other folder a list of that folder only."""
+    path = folder / SWEEP
+    if not path.exists():
+        return [folder]
+    try:
+        return [folder / str(name) for name in parse_json(path.read_bytes())["runs"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(f"{path} is not a readable sweep: {error}") from error
+
+
+def metrics_writer(folder: Path, network: str, epochs: int) -> Callable[[Record], None]:
+    """A function that adds a record of a network, as one line, to the network's metrics and to the run's.
+
+    The first record replaces the network's old file, because a resumed training reports the past epochs again.
+    """
+    path, mode = folder / network / METRICS, "w"
+
+    def write(record: Record) -> None:
+        nonlocal mode
+        with open(path, mode) as file:
+            file.write(json.dumps({"network": network, "epochs": epochs, **record}) + "\n")
+        mode = "a"
+        parts = (folder / name / METRICS for name in NETWORKS)
+        with replacing(folder / METRICS) as beside:
+            beside.write_text("".join(part.read_text() for part in parts if part.exists()))
+
+    return write
+
+
+def read_new_metrics(folder: Path, network: str, start: int) -> tuple[list[Record], int]:
+    """The epochs of a network that were written after the first ``start`` bytes, and where to start the next time."""
+    path = folder / network / METRICS
+    if not path.exists() or (size := path.stat().st_size) == start:
+        return [], start
+    with open(path, "rb") as file:
+        start = file.seek(start if size > start else 0)  # a shorter file was started anew
+        lines, newline, _ = file.read().rpartition(b"\n")
+    records = [record for record in map(json.loads, lines.splitlines()) if "epoch" in record]
+    return records, start + len(lines) + len(newline)
+
+
+def read_metrics(folder: Path) -> tuple[list[Record], dict[str, str]]:
+    """The epochs of both networks in order, and of each diverged network the reason.
+
+    Of an epoch that a resumed run wrote twice the last record counts. An incomplete last line is left out.
+    """
+    path = folder / METRICS
     records: dict[tuple[int, int], Record] = {}
     diverged: dict[str, str] = {}
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
     for number, line in enumerate(lines, start=1):
-        # A whole line ends in a newline, so what follows the last one is nothing, or what a killed run left.
-        cut_short = number == len(lines)
         where = f"{path}, line {number}"
         try:
             record = _parse(line, where)
         except CorruptFileError:
-            if cut_short:
-                continue
-            raise
+            # A complete line ends in a newline: what follows the last one is empty, or was cut off by a kill.
+            if number < len(lines):
+                raise
+            continue
         network, epoch = record.get("network"), record.get("epoch")
         if network not in NETWORKS:
             raise CorruptFileError(f"{where}: invalid network: {network!r} (must be 'sgd' or 'grda')")
@@ -92,10 +176,12 @@ def _read_metrics(path: Path) -> tuple[list[Record], dict[str, str]]:
     return [records[key] for key in sorted(records)], diverged
 
 
-def _read_summary(path: Path) -> Record:
+def read_summary(folder: Path) -> Record:
+    """The results of a finished run, empty for an unfinished one; of the layers, those whose weights are prunable."""
+    path = folder / SUMMARY
     if not path.is_file():
         return {}
-    summary, where = _read_object(path), str(path)
+    summary, where = _parse(path.read_bytes(), str(path)), str(path)
     _check_numbers(summary, ("seconds", "parameters"), where)
     for network in NETWORKS:
         _check_numbers(_section(summary, network, where), _RESULTS, f"{where}, {network}")
@@ -104,7 +190,7 @@ def _read_summary(path: Path) -> Record:
         raise CorruptFileError(f"{where}: layers is not a list of objects")
     for layer in layers:
         _check_numbers(layer, ("total", "nonzeros"), f"{where}, layers")
-    # Only prunable layers whose counts are known; a comparison with NaN is false.
+    # Without counts a layer cannot be drawn; a comparison with NaN is false.
     layers = [x for x in layers if "name" in x and x.get("total", 0) > 0 and x.get("nonzeros", -1) >= 0]
     summary["layers"] = [layer for layer in layers if layer.get("prunable", True)]
     histogram = summary["histogram"] = _section(summary, "histogram", where)
@@ -121,23 +207,15 @@ def _read_summary(path: Path) -> Record:
     return summary
 
 
-def _read_object(path: Path) -> Record:
-    return _parse(path.read_bytes(), str(path))
-
-
 def _parse(data: bytes, where: str) -> Record:
     try:
-        value = printable(json.loads(data.decode()))
+        return printable(parse_json(data))
     except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise CorruptFileError(f"{where}: not JSON ({reason})") from None
-    if not isinstance(value, dict):
-        raise CorruptFileError(f"{where}: not a JSON object")
-    return value
+        raise CorruptFileError(f"{where}: {error}") from None
 
 
 def printable(value: Any) -> Any:
-    """Replace the characters that no page or picture can hold: control characters, lone surrogates."""
+    """Replace characters that no page or figure can show: control characters, lone surrogates."""
     if isinstance(value, str):
         return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
     if isinstance(value, list):
@@ -149,9 +227,7 @@ def printable(value: Any) -> Any:
 
 def _section(record: Record, key: str, where: str) -> Record:
     """The object under ``key``, empty if there is none."""
-    section = record.get(key)
-    if section is None:
-        return {}
+    section = {} if record.get(key) is None else record[key]
     if not isinstance(section, dict):
         raise CorruptFileError(f"{where}: {key} is not an object")
     return section

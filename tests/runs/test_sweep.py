@@ -55,10 +55,11 @@ def test_a_sweep_is_its_runs_and_trains_a_shared_twin_once(tmp_path, alone, jobs
     runs = sweep_runs(folder)
     assert [run.name for run in runs] == [f"seed{s}-c0.01-mu{mu}" for s in (1, 2) for mu in (0.6, 0.7)]
     assert [load_run(run)[0] for run in runs] == RECIPES
-    told = []
-    diverged = train_sweep(runs, SPLITS, jobs=jobs, on_epoch=lambda run, network, record: told.append((run, network)))
+    reported = []
+    diverged = train_sweep(runs, SPLITS, jobs=jobs, progress=lambda *call: reported.append(call[:3]))
     assert diverged == {}
-    assert {(run, network) for run in runs for network in ("sgd", "grda")} == set(told)
+    tasks = {str(run / network) for run in runs for network in ("sgd", "grda")}
+    assert {(task, done, 2) for task in tasks for done in (1, 2)} == set(reported)
     for run, single in zip(runs, alone, strict=True):
         assert lines(run) == lines(single)
         for network in ("sgd", "grda"):
@@ -79,12 +80,12 @@ def test_what_is_finished_is_left_alone_and_the_rest_goes_on(tmp_path, alone):
     class KilledError(Exception):
         pass
 
-    def kill(run, network, record):
-        if run == runs[1] and network == "grda":
+    def kill(task, done, total, record):
+        if task == str(runs[1] / "grda"):
             raise KilledError
 
     with pytest.raises(KilledError):
-        train_sweep(runs, SPLITS, on_epoch=kill, checkpoint_every=1)
+        train_sweep(runs, SPLITS, progress=kill, checkpoint_every=1)
     assert [(run / "summary.json").exists() for run in runs] == [True, False]
     before = (runs[0] / "summary.json").stat().st_mtime_ns
     assert train_sweep(runs, SPLITS) == {}

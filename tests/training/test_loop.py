@@ -8,7 +8,6 @@ import warnings
 import zipfile
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from itertools import islice
 
 import pytest
@@ -23,10 +22,7 @@ from directional_pruning.files import CorruptFileError, replacing
 from directional_pruning.models import digits_net
 from directional_pruning.runs import RECIPES, chars_recipe, create_run, digits_recipe, load_run, move_run, train_run
 from directional_pruning.tensors import pick_device
-from directional_pruning.training import NonFiniteError, cosine_schedule, evaluate, fit, paper_schedule
-
-fit_module = import_module("directional_pruning.training.loop")  # whose name the function has
-
+from directional_pruning.training import NonFiniteError, cosine_schedule, evaluate, fit, loop, paper_schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -119,8 +115,8 @@ def test_evaluate_averages_over_samples_not_batches_and_restores_the_mode():
 def test_fit_learns_prunes_and_records_every_epoch():
     parts = toy()
     seen = []
-    records = train_toy(parts, on_epoch=seen.append)
-    assert records == seen
+    records = train_toy(parts, progress=lambda *call: seen.append(call), task="toy")
+    assert seen == [("toy", record["epoch"], 10, record) for record in records]
     assert [record["epoch"] for record in records] == list(range(1, 11))
     assert [record["step"] for record in records] == list(range(3, 31, 3))
     assert records[-1]["train_loss"] < records[0]["train_loss"]
@@ -141,15 +137,15 @@ def test_stopping_and_resuming_is_bit_identical_with_dropout(tmp_path, stop):
     class KilledError(Exception):
         pass
 
-    def kill(record):
-        if record["epoch"] == stop + 1:
+    def kill(task, done, total, record):
+        if done == stop + 1:
             raise KilledError
 
     checkpoint = tmp_path / "checkpoint.pt"
     with pytest.raises(KilledError):
-        train_toy(first, checkpoint=checkpoint, checkpoint_every=stop, on_epoch=kill)
+        train_toy(first, checkpoint=checkpoint, checkpoint_every=stop, progress=kill)
     second, replayed = toy(seed=9), []
-    records = train_toy(second, checkpoint=checkpoint, on_epoch=replayed.append)
+    records = train_toy(second, checkpoint=checkpoint, progress=lambda *call: replayed.append(call[3]))
     assert without_time(records) == without_time(replayed) == without_time(expected)
     assert same(whole[0].state_dict(), second[0].state_dict())
     assert records[-1]["seconds"] >= records[0]["seconds"] > 0
@@ -371,7 +367,7 @@ def test_divergence_stops_with_the_step_and_the_layer_and_keeps_the_checkpoint(t
 
 def read_late(monkeypatch):
     """Read losses as from a GPU: 32 steps at a time."""
-    monkeypatch.setattr(fit_module, "_reads_at_once", lambda device: False)
+    monkeypatch.setattr(loop, "_reads_each_step", lambda device: False)
 
 
 def many(epoch, first=0):
@@ -388,24 +384,26 @@ def test_losses_read_late_are_the_same_and_checkpoints_within_an_epoch_whole(mon
     whole = toy()
     expected = fit_toy(whole)
     read_late(monkeypatch)
-    saved, plain = [], fit_module.save_checkpoint
+    saved, path = [], tmp_path / "checkpoint.pt"
 
     class KilledError(Exception):
         pass
 
-    def save(path, model, optimizer, scheduler, progress, processes):
-        plain(path, model, optimizer, scheduler, progress, processes)
-        saved.append(progress["part"])
-        if len(saved) == 3:
-            raise KilledError
+    def killed_after_three_saves(epoch, first=0):
+        for batch in many(epoch, first):
+            part = torch.load(path, weights_only=True)["progress"]["part"] if path.exists() else "none yet"
+            if part != "none yet" and part not in saved[-1:]:
+                saved.append(part)
+            if len(saved) == 3:
+                raise KilledError
+            yield batch
 
-    monkeypatch.setattr(fit_module, "save_checkpoint", save)
-    options = {"checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0, "checkpoint_every": 99}
+    options = {"checkpoint": path, "checkpoint_seconds": 0, "checkpoint_every": 99}
+    killed = toy()
     with pytest.raises(KilledError):
-        fit_toy(toy(), **options)
-    # When losses are read, and at the end of an epoch; all that was trained on has been counted.
+        fit(killed[0], killed[1], killed_after_three_saves, epochs=2, scheduler=killed[2], **options)
+    # When losses are read, and at the end of an epoch; all samples trained on are counted.
     assert [part and (part["batches"], part["seen"]) for part in saved] == [(32, 512), None, (32, 512)]
-    monkeypatch.setattr(fit_module, "save_checkpoint", plain)
     resumed = toy(seed=5)
     records = fit_toy(resumed, **options)
     assert without_time(records) == without_time(expected)

@@ -1,23 +1,25 @@
-"""The bars that ``train`` shows."""
+"""The progress bars of ``train``."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+if TYPE_CHECKING:
+    from ..progress import Progress
+
 __all__ = ["training_progress"]
 
-_NAMES = {"sgd": "dense twin", "grda": "sparse"}
+_NAMES = {"sgd": "dense baseline", "grda": "sparse"}
 
 
 @contextmanager
-def training_progress(
-    screen: Console, runs: Sequence[Path], epochs: int
-) -> Iterator[Callable[[Path, str, dict[str, Any]], None]]:
-    """A bar for each network with loss, accuracy, zeros and the time that remains."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def training_progress(screen: Console, runs: Sequence[Path], epochs: int) -> Iterator["Progress"]:
+    """A bar for each network with loss, accuracy, zeros and the remaining time."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -26,9 +28,9 @@ def training_progress(
         TextColumn("loss {task.fields[loss]} acc {task.fields[accuracy]} zeros {task.fields[zeros]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=screen) as bars:
+    with Bars(*columns, console=screen) as bars:
         tasks = {
-            (run, network): bars.add_task(
+            str(run / network): bars.add_task(
                 name if len(runs) == 1 else f"{run.name} {name}",
                 total=epochs,
                 start=False,
@@ -41,16 +43,16 @@ def training_progress(
             if not (run / network).is_symlink()
         }
 
-        def on_epoch(run: Path, network: str, record: dict[str, Any]) -> None:
-            if (task := tasks.get((run, network))) is None:  # a twin that another run shows
+        def show(task: str, done: int, total: int, record: Mapping[str, Any] | None = None) -> None:
+            if record is None or task not in tasks:  # a shared baseline has its bar at another run
                 return
-            bars.start_task(task)
+            bars.start_task(tasks[task])
             bars.update(
-                task,
-                completed=record["epoch"],
+                tasks[task],
+                completed=done,
                 loss=f"{record['train_loss']:.4f}",
                 accuracy=f"{record['validation_accuracy']:.1%}",
                 zeros=f"{record['sparsity_all']:.1%}",
             )
 
-        yield on_epoch
+        yield show

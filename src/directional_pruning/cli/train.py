@@ -144,13 +144,13 @@ def train(
             size = processes.size
             raise ValueError(f"invalid batch_size: {chosen.batch_size} (must be a multiple of the {size} processes)")
         # A mistake is better found before there is a folder; and the first process downloads, for all.
-        splits = chosen.splits(processes.own(place)) if processes.first else None
-        processes.wait()
-        splits = splits or chosen.splits(processes.own(place))
+        splits = chosen.splits(processes.local_device(place)) if processes.first else None
+        processes.barrier()
+        splits = splits or chosen.splits(processes.local_device(place))
         chosen.check(splits)
         for run in sweep_runs(resume) if resume and (values or device != "auto") and processes.first else ():
             move_run(run, place, **values)
-        folder = resume or processes.share(create_folder(out, wanted, place, splits) if processes.first else None)
+        folder = resume or processes.broadcast(create_folder(out, wanted, place, splits) if processes.first else None)
     except FileExistsError as error:
         there = error.filename
         stop(f"{there} exists; give another --out, or go on with --resume {quote(str(there))}", 2)
@@ -159,8 +159,8 @@ def train(
     runs = sweep_runs(folder)
     screen = Console(quiet=quiet or not processes.first)
     try:
-        with training_progress(screen, runs, chosen.epochs) as on_epoch:
-            diverged = train_sweep(runs, splits, jobs=jobs, on_epoch=on_epoch, processes=processes)
+        with training_progress(screen, runs, chosen.epochs) as progress:
+            diverged = train_sweep(runs, splits, jobs=jobs, progress=progress, processes=processes)
     except (KeyboardInterrupt, ChildProcessError) as error:
         what = f"{str(error) or 'stopped'}; go on with: dirprune train --resume {quote(str(folder))}"
         stop(what if processes.first else "", 130 if isinstance(error, KeyboardInterrupt) else 1)

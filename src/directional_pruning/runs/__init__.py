@@ -1,11 +1,12 @@
 """Recipes, and the runs and sweeps that train them."""
 
+from ..run_folder import NETWORKS, sweep_runs
 from .export import compact_run, export_run
 from .paper import RECIPES
 from .recipe import Recipe, chars_recipe, digits_recipe
 from .registry import create_folder, variants
-from .run import NETWORKS, create_run, load_run, move_run, train_run
-from .sweep import create_sweep, prepare_torch, sweep_runs, train_sweep
+from .run import create_run, load_run, move_run, train_run
+from .sweep import create_sweep, prepare_torch, train_sweep
 
 __all__ = [
     # recipes

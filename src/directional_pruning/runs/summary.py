@@ -1,8 +1,6 @@
-"""What a finished run came to: both networks on the test set, their files, layers and weights."""
+"""The results of a finished run: test accuracy, file sizes, layers and a histogram of the weights."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -10,6 +8,7 @@ from torch import nn
 
 from ..data import Splits, TextSplits
 from ..deploy import file_size, save_sparse
+from ..run_folder import NETWORKS, SPARSE_WEIGHTS, WEIGHTS, Record, read_metrics
 from ..sparsity import sparsity_report
 from ..training import evaluate
 from .recipe import Recipe
@@ -17,18 +16,15 @@ from .recipe import Recipe
 __all__ = ["summarize"]
 
 
-def summarize(folder: Path, recipe: Recipe, device: torch.device, splits: Splits | TextSplits) -> dict[str, Any]:
+def summarize(folder: Path, recipe: Recipe, device: torch.device, splits: Splits | TextSplits) -> Record:
     """Measure both trained networks of a run, and write the sparse file."""
-    last: dict[str, dict[str, Any]] = {}
-    for line in (folder / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        last[record["network"]] = record
+    last = {record["network"]: record for record in read_metrics(folder)[0]}
     models, results = {}, {}
-    for network in last:
-        file = folder / network / "model.safetensors"
+    for network in NETWORKS:
+        file = folder / network / WEIGHTS
         model = models[network] = recipe.network().to(device)
         model.load_state_dict(safetensors.torch.load_file(file, device=str(device)))
-        # The test set is used here and nowhere else, but for the paper's protocol.
+        # Except under the paper's protocol, the test set is used only here.
         test = splits.test.batches(recipe.batch_size)
         measured, sparsity = evaluate(model, test, autocast=recipe.autocast(device)), sparsity_report(model)
         results[network] = {
@@ -40,7 +36,7 @@ def summarize(folder: Path, recipe: Recipe, device: torch.device, splits: Splits
             "bytes": file.stat().st_size,
             "seconds": last[network]["seconds"],
         }
-    sparse_file = folder / "model.sparse.safetensors"
+    sparse_file = folder / SPARSE_WEIGHTS
     save_sparse(models["grda"], sparse_file)
     size = file_size(models["grda"].state_dict())
     results["grda"] |= {
@@ -53,18 +49,18 @@ def summarize(folder: Path, recipe: Recipe, device: torch.device, splits: Splits
         "recipe": recipe.name,
         **results,
         "seconds": sum(result["seconds"] for result in results.values()),
-        **_anatomy(models),
+        **_weight_statistics(models),
     }
 
 
-def _anatomy(models: dict[str, nn.Module], bins: int = 81) -> dict[str, Any]:
-    """Layers of the sparse network and the histogram of both networks' prunable weights, exact zeros apart."""
+def _weight_statistics(models: dict[str, nn.Module], bins: int = 81) -> Record:
+    """Layers of the sparse network, and a histogram of the nonzero prunable weights of both networks."""
     flat = {
         name: torch.cat([p.detach().float().cpu().flatten() for p in model.parameters() if p.ndim >= 2])
         for name, model in models.items()
     }
     limit = max(float(weights.abs().max()) for weights in flat.values())
-    histogram: dict[str, Any] = {"edges": torch.linspace(-limit, limit, bins + 1).tolist()}
+    histogram: Record = {"edges": torch.linspace(-limit, limit, bins + 1).tolist()}
     for name, weights in flat.items():
         histogram[name] = torch.histc(weights[weights != 0], bins, -limit, limit).long().tolist()
         histogram[f"{name}_zeros"] = int((weights == 0).sum())

@@ -1,7 +1,7 @@
-"""The training loop: fit, evaluation, checkpoints, schedules, devices, several processes."""
+"""The training loop: fit, evaluation, checkpoints, schedules, device settings and several processes."""
 
 from .device import measured_convolutions
-from .distributed import ALONE, STRATEGIES, Processes, gathered, join_processes, spread
+from .distributed import SINGLE_PROCESS, STRATEGIES, Processes, full_state_dict, join_processes, parallelize
 from .evaluation import Batches, Loss, evaluate
 from .loop import fit
 from .nonfinite import NonFiniteError
@@ -21,10 +21,10 @@ __all__ = [
     "drop_schedule",
     "paper_schedule",
     # several processes
-    "ALONE",
+    "SINGLE_PROCESS",
     "STRATEGIES",
     "Processes",
-    "gathered",
+    "full_state_dict",
     "join_processes",
-    "spread",
+    "parallelize",
 ]

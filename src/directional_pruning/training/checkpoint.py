@@ -1,5 +1,7 @@
-"""The file from which training goes on as if it had never stopped."""
+"""The checkpoint file, from which training continues bit-identically."""
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,58 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..files import CorruptFileError, replacing
 from ..tensors import read_torch_file
-from .distributed import ALONE, Processes, gathered, scatter
+from .distributed import SINGLE_PROCESS, Processes, full_state_dict, load_full_state_dict
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpointer"]
+
+
+class Checkpointer:
+    """Saves training to a file and restores it; without a path it only measures time.
+
+    Attributes:
+        records: those of the finished epochs.
+        totals: the sums of an epoch that was not finished, or None.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler | None,
+        processes: Processes,
+        seconds: float,
+    ) -> None:
+        """Restore the file where it exists.
+
+        Raises:
+            CorruptFileError: for a file that cannot be read, or that belongs to another network or optimizer.
+        """
+        self._path = Path(path) if path is not None else None
+        self._training = model, optimizer, scheduler
+        self._processes, self._seconds = processes, seconds
+        progress: dict[str, Any] = {"records": [], "part": None, "seconds": 0.0}
+        if self._path is not None and self._path.exists():
+            progress = load_checkpoint(self._path, *self._training, processes)
+        self.records: list[dict[str, Any]] = progress["records"]
+        self.totals: dict[str, Any] | None = progress["part"]
+        self._began = time.perf_counter() - progress["seconds"]
+        self._saved = time.perf_counter()
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, those before the last restart included."""
+        return time.perf_counter() - self._began
+
+    def overdue(self) -> bool:
+        """Whether the last checkpoint is too old, by the clock of this process."""
+        return time.perf_counter() - self._saved > self._seconds
+
+    def save(self, totals: dict[str, Any] | None = None) -> None:
+        """Write the file; ``totals`` are those of the current epoch, if it is not finished."""
+        if self._path is not None:
+            progress = {"records": self.records, "part": totals, "seconds": self.elapsed()}
+            save_checkpoint(self._path, *self._training, progress, self._processes)
+            self._saved = time.perf_counter()
 
 
 def save_checkpoint(
@@ -21,26 +72,26 @@ def save_checkpoint(
     optimizer: Optimizer,
     scheduler: LRScheduler | None,
     progress: dict[str, Any],
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> None:
-    """Write model, optimizer, scheduler, random generators and the progress; the old file stays until then.
+    """Write model, optimizer, scheduler, random generators and progress; the old file stays until all is written.
 
-    All processes have to call; the first one writes. The file holds whole tensors, however they were spread.
+    All processes have to call; the first one writes. The file holds full tensors, also of sharded weights.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     generators = {"cpu": torch.get_rng_state(), device.type: _generator_state(device)}
     state = {
-        "model": gathered(model.state_dict()),
-        "optimizer": gathered(optimizer.state_dict()),
+        "model": full_state_dict(model.state_dict()),
+        "optimizer": full_state_dict(optimizer.state_dict()),
         "scheduler": scheduler.state_dict() if scheduler is not None else None,
-        "generators": processes.gather(generators),
+        "generators": processes.all_gather(generators),
         "progress": progress,
     }
     if processes.first:
         with replacing(path) as beside, open(beside, "wb") as file:
-            # An open file, because of a failed write torch's own says nothing that a person could use.
+            # An open file, because torch's own message about a failed write names neither file nor reason.
             torch.save(state, file)
-    processes.wait()
+    processes.barrier()
 
 
 def load_checkpoint(
@@ -48,27 +99,27 @@ def load_checkpoint(
     model: nn.Module,
     optimizer: Optimizer,
     scheduler: LRScheduler | None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> dict[str, Any]:
     """Restore what :func:`save_checkpoint` wrote, in place, and return the progress.
 
-    The number of processes may be another one; then random numbers such as dropout's go on differently.
+    The number of processes may differ; then random numbers such as dropout's differ from here on.
 
     Raises:
-        FileNotFoundError: where there is no such file.
+        FileNotFoundError: if there is no such file.
         CorruptFileError: for a file that cannot be read, or that belongs to another network or optimizer.
     """
     state = read_torch_file(path)
     try:
-        scatter(model, optimizer, state)
+        load_full_state_dict(model, optimizer, state)
         if scheduler is not None:
             scheduler.load_state_dict(state["scheduler"])
         if len(state["generators"]) == processes.size:
-            own = state["generators"][processes.rank]
-            torch.set_rng_state(own["cpu"])
+            generators = state["generators"][processes.rank]
+            torch.set_rng_state(generators["cpu"])
             device = next((p.device for p in model.parameters()), torch.device("cpu"))
-            if device.type in own:
-                _set_generator_state(device, own[device.type])
+            if device.type in generators:
+                _set_generator_state(device, generators[device.type])
         return state["progress"]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptFileError(f"{path} is not a checkpoint of this network and optimizer") from error

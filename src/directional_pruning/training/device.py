@@ -1,4 +1,4 @@
-"""Which device trains, and how."""
+"""Settings of the device that trains."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,8 +8,8 @@ __all__ = ["measured_convolutions"]
 
 
 def measured_convolutions(device: torch.device) -> AbstractContextManager[None]:
-    """Let cuDNN try its algorithms on the first batches and take the fastest, where there is cuDNN."""
+    """Let cuDNN time its algorithms on the first batches and use the fastest; nothing happens on other devices."""
     if device.type != "cuda":
         return nullcontext()
-    kept = torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32
-    return torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=kept[0], allow_tf32=kept[1])
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(enabled=True, benchmark=True, deterministic=cudnn.deterministic, allow_tf32=cudnn.allow_tf32)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..tensors import module_mode
-from .distributed import ALONE, Processes, is_sharded
+from .distributed import SINGLE_PROCESS, Processes, is_sharded
 
 __all__ = ["Batches", "Loss", "evaluate"]
 
@@ -22,13 +22,13 @@ def evaluate(
     loss_fn: Loss = F.cross_entropy,
     *,
     autocast: torch.dtype | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> dict[str, float]:
     """Mean loss and accuracy (a fraction) of a classifier in evaluation mode, over all samples of ``batches``.
 
     Args:
-        autocast: the type products are computed in; None is that of the weights.
-        processes: those that each bring their own batches; the figures are over all of them, the same on each.
+        autocast: the dtype of matrix products; None is that of the weights.
+        processes: each evaluates its own batches; the result is over all batches and the same on each process.
 
     >>> two = [(torch.tensor([[9.0, 0.0], [9.0, 0.0]]), torch.tensor([0, 1]))]
     >>> evaluate(nn.Identity(), two)["accuracy"]
@@ -44,16 +44,16 @@ def evaluate(
             hits.append((logits.argmax(1) == labels).sum())
             counts.append(labels.numel())
         if is_sharded(model):
-            # Its weights are gathered by all together, so nobody may leave while others still have batches.
-            known = processes.gather((len(counts), None if inputs is None else (inputs.shape[1:], inputs.dtype)))
+            # A forward pass gathers weights from all processes, so each must make as many passes as the others.
+            passes = processes.all_gather((len(counts), None if inputs is None else (inputs.shape[1:], inputs.dtype)))
             if inputs is None:
-                shape, kind = next(example for _, example in known if example)
-                inputs = torch.zeros(1, *shape, dtype=kind, device=device)
-            for _ in range(max(count for count, _ in known) - len(counts)):
+                shape, dtype = next(example for _, example in passes if example)
+                inputs = torch.zeros(1, *shape, dtype=dtype, device=device)
+            for _ in range(max(count for count, _ in passes) - len(counts)):
                 model(inputs)
-    # Read from the device once: each reading waits for it.
+    # Read once, because each reading waits for the device.
     values = torch.stack(losses).tolist() if losses else []
     correct = float(torch.stack(hits).sum()) if hits else 0.0
-    own = [sum(value * count for value, count in zip(values, counts)), correct, float(sum(counts))]
-    ((loss, correct, seen),) = processes.sum([own], device)
+    sums = [sum(value * count for value, count in zip(values, counts)), correct, float(sum(counts))]
+    ((loss, correct, seen),) = processes.sum([sums], device)
     return {"loss": loss / seen, "accuracy": correct / seen}

@@ -1,4 +1,4 @@
-"""When training leaves the numbers: at which step, and in which layer it began."""
+"""Detect NaN and infinity in training, and find the layer where they begin."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..tensors import local_tensor
-from .distributed import ALONE, Processes
+from .distributed import SINGLE_PROCESS, Processes
 
 __all__ = ["NonFiniteError", "blame", "first_non_finite"]
 
@@ -17,7 +17,7 @@ class NonFiniteError(ArithmeticError):
 
 
 def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of the first that holds NaN or infinity, of what lies on this process."""
+    """The name of the first tensor whose local shard holds NaN or infinity."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(local_tensor(tensor)).all()):
             return name
@@ -25,23 +25,23 @@ def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 @torch.no_grad()
-def blame(model: nn.Module, inputs: Tensor, processes: Processes = ALONE) -> str:
+def blame(model: nn.Module, inputs: Tensor, processes: Processes = SINGLE_PROCESS) -> str:
     """Where a non-finite loss comes from: the input, a weight, or the first layer whose output is not finite.
 
-    All processes have to call, and go through the same stages: where weights are sharded, a pass gathers them.
+    All processes have to call, because a forward pass gathers weights that are sharded.
     """
-    if any(processes.gather(not bool(torch.isfinite(inputs).all()))):
+    if any(processes.all_gather(not bool(torch.isfinite(inputs).all()))):
         return "the input is not finite"
-    # Not the buffers: the pass that failed has already spoilt the running averages behind the culprit.
-    names = processes.gather(first_non_finite(dict(model.named_parameters())))
+    # Not the buffers: the failed pass has already spoilt the running averages after the layer at fault.
+    names = processes.all_gather(first_non_finite(dict(model.named_parameters())))
     if (name := next(filter(None, names), None)) is not None:
         return f"{name} is not finite"
-    culprits: list[str] = []
+    bad_layers: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-                culprits.append(name)
+                bad_layers.append(name)
 
         return hook
 
@@ -51,5 +51,5 @@ def blame(model: nn.Module, inputs: Tensor, processes: Processes = ALONE) -> str
     finally:
         for handle in handles:
             handle.remove()
-    layer = next(filter(None, processes.gather(next(iter(culprits), None))), None)
+    layer = next(filter(None, processes.all_gather(next(iter(bad_layers), None))), None)
     return f"the output of layer {layer} is not finite" if layer else "the loss itself overflowed"

@@ -1,4 +1,4 @@
-"""Factors of the learning rate, epoch by epoch; use them with ``torch.optim.lr_scheduler.LambdaLR``."""
+"""Factors of the learning rate for each epoch, for ``torch.optim.lr_scheduler.LambdaLR``."""
 
 import math
 
@@ -17,8 +17,7 @@ def constant_schedule(epoch: int, epochs: int) -> float:
 def drop_schedule(epoch: int, epochs: int, at: float = 140 / 150) -> float:
     """The rate of the paper's best ImageNet runs: a tenth from 140 of 150 epochs on.
 
-    ``epoch`` counts from 0; ``at`` is the share of the epochs after which the rate drops, so that it drops in shorter
-    runs too.
+    ``epoch`` counts from 0. ``at`` is the fraction of the epochs after which the rate drops; shorter runs drop too.
 
     >>> [drop_schedule(epoch, 150) for epoch in (0, 139, 140)], drop_schedule(14, 15)
     ([1.0, 1.0, 0.1], 0.1)
