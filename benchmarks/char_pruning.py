@@ -1,17 +1,18 @@
-"""Loss against zeros of a character transformer: Directional(AdamW) beside gradual magnitude pruning and PAT lasso.
+"""Compare Directional(AdamW), gradual magnitude pruning and PAT lasso: loss against zeros of a character transformer.
 
     python benchmarks/char_pruning.py METHOD STRENGTH [STRENGTH ...] [--seeds 0] [--file char_pruning.jsonl]
 
-METHOD and what STRENGTH is there:
+METHOD, and the meaning of STRENGTH for it:
     dense        AdamW; any number
     directional  Directional(AdamW, power=4): c
-    soft         Directional(AdamW), whose survivors are all shrunk by the threshold: c
-    magnitude    AdamW with gradual magnitude pruning: the final share of zeros
+    soft         Directional(AdamW), soft-thresholding: c
+    magnitude    AdamW with gradual magnitude pruning: the final fraction of zeros
     pat          torchao's PruneOptimizer(AdamW) with ProxLasso: reg_lambda
-    pat-heal     the same with its healing, which frees the survivors from the last fifth of training on
+    pat-heal     the same with healing: in the last fifth of training, surviving weights are not shrunk
 
-All train the recipe ``chars``: same network, start, batches, steps, rates and weight decay, and prune the weights of
-attention and feed-forward over all of them. A line of JSON a run is added to the file; runs it holds are not repeated.
+All methods train the recipe ``chars`` with the same network, initial weights, batches, steps, rates and weight decay.
+They prune the weights of attention and feed-forward, with one threshold for all layers. Each run adds a line of JSON to
+the file; runs that are already in the file are not repeated.
 """
 
 import argparse
@@ -28,15 +29,16 @@ from directional_pruning.training import evaluate, fit
 
 
 class GradualMagnitude:
-    """Zhu and Gupta, To prune, or not to prune (2017): the smallest weights of all go, on a cubic schedule, for good.
+    """Prune the smallest weights of all layers permanently, on a cubic schedule.
 
-    The share of zeros is ``final * (1 - (1 - t)^3)`` with t rising from 0 to 1 between 5 and 80 % of training.
+    The fraction of zeros is ``final * (1 - (1 - t)^3)`` with t rising from 0 to 1 between 5 and 80 % of training.
+    Source: M. Zhu, S. Gupta, To prune, or not to prune, 2017.
     """
 
     def __init__(self, optimizer, weights, final, steps, every=10):
         self.weights, self.final, self.every = weights, final, every
         self.begin, self.end = 0.05 * steps, 0.8 * steps
-        self.alive = [torch.ones_like(w, dtype=torch.bool) for w in weights]
+        self.masks = [torch.ones_like(w, dtype=torch.bool) for w in weights]
         self.step = 0
         optimizer.register_step_post_hook(self)
 
@@ -44,18 +46,18 @@ class GradualMagnitude:
     def __call__(self, *_):
         self.step += 1
         t = min(max((self.step - self.begin) / (self.end - self.begin), 0.0), 1.0)
-        for w, alive in zip(self.weights, self.alive, strict=True):
-            w.mul_(alive)
+        for w, mask in zip(self.weights, self.masks, strict=True):
+            w.mul_(mask)
         count = int(self.final * (1 - (1 - t) ** 3) * sum(w.numel() for w in self.weights))
         if self.step % self.every == 0 and count:
-            bar = torch.cat([w.abs().flatten() for w in self.weights]).kthvalue(count).values
-            for w, alive in zip(self.weights, self.alive, strict=True):
-                alive.logical_and_(w.abs() > bar)
-                w.mul_(alive)
+            threshold = torch.cat([w.abs().flatten() for w in self.weights]).kthvalue(count).values
+            for w, mask in zip(self.weights, self.masks, strict=True):
+                mask.logical_and_(w.abs() > threshold)
+                w.mul_(mask)
 
 
 def prepare(method, strength, recipe, model, steps):
-    """The optimizer to step and the one whose rate is scheduled."""
+    """The optimizer whose step is called, and the optimizer whose rate is scheduled."""
     prune, keep = prunable_groups(model, skip=recipe.skip)
     base = recipe.base([prune, keep], lr=recipe.lr, weight_decay=recipe.weight_decay)
     if method in ("directional", "soft"):
@@ -73,7 +75,7 @@ def prepare(method, strength, recipe, model, steps):
 
 
 def train(method, strength, seed):
-    """One run: its loss per character on the validation text and its zeros among the weights that are pruned."""
+    """One run: its loss per character on the validation text, and its fraction of zeros among the prunable weights."""
     recipe = chars_recipe()
     splits = recipe.splits(torch.device("cpu"))
     torch.manual_seed(seed)

@@ -1,17 +1,18 @@
-"""How many images a second reach the network: small ones from memory, photographs from files.
+"""Measure images loaded per second: small images from memory, photographs from files.
 
     python benchmarks/data_loading.py [--threads 1 2] [--images 50000] [--photos 512] [--workers 0 1 2] [--rounds 5]
 
-Small images: 50,000 of CIFAR's size with random pixels, batches of 128, cropped with 4 pixels of padding, mirrored,
-normalised to float32; once with ``Images.batches``, once image by image as torchvision's transforms do it (Pillow to
-pad, crop and mirror; a tensor, divided and normalised; a DataLoader that stacks them), without workers and with as many
-as threads. Photographs: JPEG files of 500 x 375 pixels and of 2000 x 1500 that this makes itself, through
-``Photos.batches`` in training (random box, 224 pixels) and in evaluation, per number of workers.
+Small images: 50,000 of CIFAR's size with random pixels, in batches of 128, cropped with 4 pixels of padding, mirrored
+and normalised to float32. They are loaded by ``Images.batches``, and for comparison image by image, as with
+torchvision's transforms: Pillow pads, crops and mirrors, a tensor is divided and normalised, and a DataLoader stacks
+the images. The DataLoader runs without workers, and with as many workers as threads. Photographs: JPEG files of 500 x
+375 and of 2000 x 1500 pixels, which this program makes. They are loaded by ``Photos.batches`` for training (random box,
+224 pixels) and for evaluation, for each number of workers.
 
-Printed are images a second, the best and the median of the rounds, and the ratio of the medians.
+It prints images per second, the best and the median of the rounds, and the ratio of the medians.
 
-With several threads and other programs on the same cores, threads spin while the others are not running; with
-``OMP_WAIT_POLICY=PASSIVE`` in the environment they wait instead.
+If other programs use the same cores, several threads lose time because they spin while they wait for each other. With
+``OMP_WAIT_POLICY=PASSIVE`` in the environment they sleep instead.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from directional_pruning.data.cifar import MEAN, STD
 
 
 class ImageByImage(Dataset):
-    """What RandomCrop(32, padding=4), RandomHorizontalFlip, ToTensor and Normalize do to one image after the other."""
+    """RandomCrop(32, padding=4), RandomHorizontalFlip, ToTensor and Normalize, applied to one image at a time."""
 
     def __init__(self, images, labels):
         self.images, self.labels = images.permute(0, 2, 3, 1).contiguous().numpy(), labels.tolist()
@@ -51,23 +52,23 @@ class ImageByImage(Dataset):
 
 
 def rates(epoch, rounds):
-    """Images a second of every round; ``epoch(number)`` makes the batches of one."""
-    found = []
+    """Images per second of each round; ``epoch(number)`` yields the batches of a round. The first round is warm-up."""
+    per_second = []
     for number in range(rounds + 1):
-        start, seen = time.perf_counter(), 0
+        start, count = time.perf_counter(), 0
         for images, _ in epoch(number):
-            seen += len(images)
-        found.append(seen / (time.perf_counter() - start))
-    return found[1:]
+            count += len(images)
+        per_second.append(count / (time.perf_counter() - start))
+    return per_second[1:]
 
 
-def show(name, found, against=None):
-    ratio = f"{statistics.median(found) / statistics.median(against):9.1f} x" if against else ""
-    print(f"{name:58}{max(found):12,.0f}{statistics.median(found):12,.0f}{ratio}", flush=True)
+def show(name, per_second, baseline=None):
+    ratio = f"{statistics.median(per_second) / statistics.median(baseline):9.1f} x" if baseline else ""
+    print(f"{name:58}{max(per_second):12,.0f}{statistics.median(per_second):12,.0f}{ratio}", flush=True)
 
 
-def photographs(folder, count, width, height):
-    """JPEG files with the smooth noise of photographs, in two classes."""
+def write_photographs(folder, count, width, height):
+    """Write JPEG files of smooth noise, which compress like photographs, in two classes."""
     generator = torch.Generator().manual_seed(0)
     for number in range(count):
         split = "val" if number % 4 == 0 else "train"
@@ -91,21 +92,21 @@ def main():
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (args.images, 3, 32, 32), dtype=torch.uint8, generator=generator)
     labels = torch.arange(args.images) % 10
-    ours = Images(pixels, labels, MEAN, STD, padding=4, flip=True)
-    theirs = ImageByImage(pixels, labels)
+    in_memory = Images(pixels, labels, MEAN, STD, padding=4, flip=True)
+    image_by_image = ImageByImage(pixels, labels)
     for threads in args.threads:
         torch.set_num_threads(threads)
         for workers in (0, threads):
-            loader = DataLoader(theirs, batch_size=128, shuffle=True, num_workers=workers)
+            loader = DataLoader(image_by_image, batch_size=128, shuffle=True, num_workers=workers)
             slow = rates(lambda _, loader=loader: loader, 1)
             show(f"32 x 32, image by image, {threads} threads, {workers} workers", slow)
-        fast = rates(lambda number: ours.batches(128, shuffle_seed=number), args.rounds)
-        show(f"32 x 32, ours, {threads} threads", fast, slow)
+        fast = rates(lambda number: in_memory.batches(128, shuffle_seed=number), args.rounds)
+        show(f"32 x 32, Images.batches, {threads} threads", fast, slow)
 
     torch.set_num_threads(1)
     for width, height in ((500, 375), (2000, 1500)):
         with tempfile.TemporaryDirectory() as folder:
-            photographs(Path(folder), args.photos * 375 // height, width, height)
+            write_photographs(Path(folder), args.photos * 375 // height, width, height)
             for workers in args.workers:
                 splits = photos("cpu", folder, classes=2, validation=0, workers=workers)
                 title = f"JPEG of {width} x {height}, {workers} workers: "

@@ -1,16 +1,16 @@
-"""Seconds of one epoch of a recipe, augmentation included, and the share of them that the data take; in one run.
+"""Measure the seconds of one epoch of a recipe, with augmentation, and the fraction of them that loading takes.
 
     python benchmarks/training_epoch.py [--recipe vgg16-cifar10 wrn28x10-cifar10] [--device auto] [--precision auto]
         [--images 50000] [--steps 0] [--rounds 3] [--compile]
 
-The images are noise in the shape of CIFAR-10: what they show does not change how long they take. For each recipe and
-each of its two networks an epoch is trained as ``dirprune train`` trains it, and then only loaded: shuffled, cropped,
-mirrored and normalised. ``--steps`` stops an epoch after so many batches, for machines on which a whole one takes too
-long; the seconds of an epoch are then extrapolated, and said to be.
+The images are noise in the shape of CIFAR-10, because their content does not change the time. For each recipe and each
+of its two networks an epoch is trained as ``dirprune train`` does it. Then an epoch is only loaded: shuffled, cropped,
+mirrored and normalised. ``--steps`` stops an epoch after this number of batches, for slow machines. The seconds of an
+epoch are then extrapolated, and the output says so.
 
-Printed are the median over the rounds of both, the share of the first that loading alone takes, images a second, and on
-CUDA the most memory that was allocated. On a GPU the processor prepares batches while the device computes, so the share
-is an upper bound of what loading costs.
+It prints medians over the rounds: seconds of an epoch, the fraction that loading alone takes, and images per second; on
+CUDA also the maximum of allocated memory. On a GPU the CPU prepares batches while the device computes, so the fraction
+is an upper bound of the cost of loading.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def measure(recipe, network, images, device, steps, rounds):
         for inputs, _ in batches(1):
             del inputs
 
-    train(), load()  # what is only slow the first time
+    train(), load()  # warm-up
     pairs = [(clock(train, device), clock(load, device)) for _ in range(rounds)]
     return [statistics.median(part) for part in zip(*pairs)]
 
@@ -93,10 +93,10 @@ def main():
         for network in ("sgd", "grda"):
             trained, loaded = measure(chosen, network, images, device, steps, args.rounds)
             count = min(steps * chosen.batch_size, args.images)
-            said = "" if steps == whole else f" (extrapolated from {steps} of {whole} steps)"
+            note = "" if steps == whole else f" (extrapolated from {steps} of {whole} steps)"
             memory = f", {torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB" if device.type == "cuda" else ""
             print(
-                f"{recipe} {network}: {trained * whole / steps:.2f} s an epoch{said}, loading {loaded / trained:.1%}, "
+                f"{recipe} {network}: {trained * whole / steps:.2f} s an epoch{note}, loading {loaded / trained:.1%}, "
                 f"{count / trained:,.0f} images a second, {count / loaded:,.0f} loaded alone{memory}"
             )
 

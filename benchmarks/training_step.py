@@ -1,12 +1,14 @@
-"""Time one whole training step of a network under GRDA and under torch's SGD, all in one run.
+"""Time a whole training step of a network under GRDA and under torch's SGD, in one run.
 
     python benchmarks/training_step.py [--model torchvision:resnet50] [--size 224] [--batch 256] [--device auto]
         [--precision auto] [--rounds 31]
 
-Images and labels are noise that lies on the device; forward under autocast, backward, step, channels_last. Each
-optimizer has a network of its own from the same weights, and they take turns, round by round. Printed are the median
-and minimum in milliseconds, the median over the rounds of the ratio to plain SGD, and the most memory that was
-allocated for the network, its optimizer and a step (CUDA), also in buffers of the parameters' size beyond plain SGD.
+Images and labels are noise on the device. A step is forward under autocast, backward and optimizer step, in
+channels_last. Each optimizer has a separate network with the same initial weights, and they alternate in each round.
+
+It prints the median and minimum in milliseconds, and the median over the rounds of the ratio to plain SGD. On CUDA it
+also prints the maximum memory allocated for the network, its optimizer and a step, and how much more this is than for
+plain SGD, in buffers of the size of all parameters.
 """
 
 import argparse
@@ -43,7 +45,7 @@ def clock(step, device):
 
 
 def training_step(args, make, device, autocast):
-    """A step of a network of its own, and the bytes of its parameters."""
+    """A function that makes one step of a new network, and the bytes of the network's parameters."""
     torch.manual_seed(0)
     model = build(args.model, 1000).to(device).to(memory_format=torch.channels_last)  # pyrefly: ignore
     optimizer = make(model.parameters())
@@ -82,7 +84,7 @@ def main():
         for name, make in OPTIMIZERS.items():
             before = torch.cuda.memory_allocated(device) if cuda else 0
             steps[name], size = training_step(args, make, device, autocast)
-            steps[name]()  # makes the state, and measures which convolutions are fast
+            steps[name]()  # warm-up: creates the state and selects fast convolutions
             if cuda:
                 torch.cuda.reset_peak_memory_stats(device)
             for _ in range(2):
@@ -96,8 +98,10 @@ def main():
     for name, milliseconds in times.items():
         ratio = statistics.median(a / b for a, b in zip(milliseconds, times["SGD"], strict=True))
         more = (memory[name] - memory["SGD"]) / size
-        said = f"{memory[name] / 2**20:10.1f} MiB {more:+6.2f} buffers" if cuda else ""
-        print(f"{name:22}{statistics.median(milliseconds):10.2f} ms{min(milliseconds):10.2f} min{ratio:8.3f}{said}")
+        memory_text = f"{memory[name] / 2**20:10.1f} MiB {more:+6.2f} buffers" if cuda else ""
+        print(
+            f"{name:22}{statistics.median(milliseconds):10.2f} ms{min(milliseconds):10.2f} min{ratio:8.3f}{memory_text}"
+        )
 
 
 if __name__ == "__main__":

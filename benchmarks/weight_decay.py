@@ -1,8 +1,8 @@
-"""Where should weight decay pull under Directional(AdamW): on the weights, or on their dual? Digits, a few seeds.
+"""Compare weight decay of the weights and of the dual under Directional(AdamW), on the digits with a few seeds.
 
     python benchmarks/weight_decay.py [--decay 0 0.1 1] [--c 1] [--seeds 0 1 2] [--epochs 60]
 
-Printed are the mean share of zeros among all parameters and the mean test accuracy.
+It prints the mean fraction of zeros among all parameters and the mean test accuracy.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from directional_pruning.training import evaluate, fit, paper_schedule
 
 
 def train(decay, on, c, seed, epochs):
-    """Zeros and test accuracy of one network; ``on`` is "weights" or "dual"."""
+    """Fraction of zeros and test accuracy of one network; ``on`` is "weights" or "dual"."""
     splits = digits()
     torch.manual_seed(seed)
     model = digits_net()
@@ -29,11 +29,11 @@ def train(decay, on, c, seed, epochs):
 
     @torch.no_grad()
     def decay_the_dual(*_):
-        # The change of the weights goes into the dual, so this is v -= lr * decay * v.
+        # Directional adds the change of the weights to the dual, so this is v -= lr * decay * v.
         for group in optimizer.param_groups:
             for w in group["params"]:
-                pulled = optimizer.state[w].get("dual", w) if w in optimizer.state else w
-                w.sub_(pulled, alpha=group["lr"] * decay)
+                dual = optimizer.state[w].get("dual", w) if w in optimizer.state else w
+                w.sub_(dual, alpha=group["lr"] * decay)
 
     if on == "dual":
         base.register_step_post_hook(decay_the_dual)
