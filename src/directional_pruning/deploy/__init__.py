@@ -1,4 +1,4 @@
-"""Ship a sparse network: the sparse file, the compacted network, ONNX."""
+"""Export a sparse network: the sparse file, the compacted network, ONNX."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs optional packages at its first use, and name the extra that brings them."""
+    """Import a name that needs optional packages at its first use; the error names the extra to install."""
     for module, names in _MODULES.items():
         if name in names:
             try:

@@ -1,4 +1,4 @@
-"""The nonzeros of an array, compressed in blocks: one frame for where they are, one for each byte of what they are."""
+"""Compress the nonzeros of an array in blocks: one frame for the positions, one for each byte of the values."""
 
 from collections.abc import Callable, Iterator
 from itertools import accumulate
@@ -6,16 +6,19 @@ from itertools import accumulate
 import numpy as np
 import zstandard
 
-# Elements of a block, zeros among them: they bound the working memory, whatever the size of the tensor.
+# Elements in a block, zeros included: a fixed number, so that the buffers do not grow with the tensor.
 _BLOCK = 2**20
-# A gap byte below 255 is so many zeros and then a nonzero; 255 is 255 zeros and no nonzero yet.
+# A gap byte below 255 means that many zeros and then a nonzero; 255 means 255 zeros and no nonzero yet.
 _RUN = 255
-# Weights look random: the higher levels hunt for repeats that are not there, and come out slower and larger.
+# Weights look random: higher levels search for repeats that do not exist, and are slower and larger.
 _LEVEL = 1
 
 
 def pack(array: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> tuple[list[list[int]], bytes]:
-    """Rows [nonzeros, bytes of each frame], one a block, and all the frames; ``convert`` makes the stored values."""
+    """Compress an array to one row [nonzeros, bytes of each frame] for each block, and all the frames.
+
+    ``convert`` maps the nonzeros to the values that are stored.
+    """
     zstd = zstandard.ZstdCompressor(level=_LEVEL)
     rows, frames = [], []
     for start in range(0, array.size, _BLOCK):
@@ -29,29 +32,29 @@ def pack(array: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> tupl
     return rows, b"".join(frames)
 
 
-class Workspace:
-    """Memory that the blocks of a file take in turn: getting it anew costs more than decompressing into it."""
+class Buffers:
+    """Reusable scratch buffers for the blocks of a file: allocating them costs more than decompressing into them."""
 
     def __init__(self) -> None:
         self.zstd = zstandard.ZstdDecompressor()
         self._arrays: dict[str, np.ndarray] = {}
 
-    def array(self, name: str, size: int, dtype: type[np.generic]) -> np.ndarray:
-        """An array of ``size`` elements that holds anything, until the next of this name is asked for."""
+    def get(self, name: str, size: int, dtype: type[np.generic]) -> np.ndarray:
+        """An uninitialised array of ``size`` elements, valid until the next call with this name."""
         if len(self._arrays.get(name, ())) < size:
-            # Rounded up, or each block that is a little larger than those before would be given new memory.
+            # Rounded up, because otherwise each slightly larger block would allocate again.
             self._arrays[name] = np.empty(1 << (size - 1).bit_length(), dtype)
         return self._arrays[name][:size] if size else np.empty(0, dtype)
 
 
 def unpack(
-    frames: memoryview, rows: list[list[int]], size: int, itemsize: int, workspace: Workspace
+    frames: memoryview, rows: list[list[int]], size: int, itemsize: int, buffers: Buffers
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """For each block, its place among ``size``, positions (n,) in it and values (n,) as integers, in the workspace.
+    """For each block: its slice of the flat array, the positions (n,) in it, and the values (n,) as integers.
 
-    Raises ValueError for what does not fit.
+    Both arrays are buffers, valid until the next block. Raises ValueError for rows or frames that do not fit.
     """
-    # Each block is backed by frames, so a short file cannot claim a large tensor.
+    # Each block has frames of at least one byte, so a short file cannot claim a large tensor.
     if len(rows) != -(-size // _BLOCK) or any(len(row) != 2 + itemsize or 0 in row[1:] for row in rows):
         raise ValueError(f"its blocks ({len(rows)}) do not fit {size} elements of {itemsize} bytes")
     if sum(sum(row[1:]) for row in rows) != len(frames):
@@ -59,46 +62,47 @@ def unpack(
     ends = list(accumulate(length for row in rows for length in row[1:]))
     pieces = iter([frames[start:end] for start, end in zip([0, *ends], ends, strict=False)])
     return (
-        (slice(start, start + _BLOCK), *_unpack_block([next(pieces) for _ in row[1:]], most, row[0], workspace))
+        (slice(start, start + _BLOCK), *_unpack_block([next(pieces) for _ in row[1:]], most, row[0], buffers))
         for start, row in zip(range(0, size, _BLOCK), rows, strict=True)
         for most in [min(_BLOCK, size - start)]
     )
 
 
 def _unpack_block(
-    frames: list[memoryview], size: int, nonzeros: int, workspace: Workspace
+    frames: list[memoryview], size: int, nonzeros: int, buffers: Buffers
 ) -> tuple[np.ndarray, np.ndarray]:
     if nonzeros > size:
         raise ValueError(f"claims {nonzeros} nonzeros among {size}")
-    gaps = _inflate(frames[0], nonzeros, nonzeros + (size - nonzeros) // _RUN, workspace)
-    ends = np.not_equal(gaps, _RUN, out=workspace.array("ends", len(gaps), np.bool_))
-    # A gap and the nonzero after it, which is at most 255 and so stays a byte.
-    steps = np.add(gaps, ends, out=workspace.array("steps", len(gaps), np.uint8))
-    reach = np.cumsum(steps, out=workspace.array("reach", len(gaps), np.int64))
-    if np.count_nonzero(ends) != nonzeros or (len(reach) and reach[-1] > size):
+    gaps = _inflate(frames[0], nonzeros, nonzeros + (size - nonzeros) // _RUN, buffers)
+    ends = np.not_equal(gaps, _RUN, out=buffers.get("ends", len(gaps), np.bool_))
+    # The step to the next nonzero, gap plus one, is at most 255 and so fits in a byte.
+    steps = np.add(gaps, ends, out=buffers.get("steps", len(gaps), np.uint8))
+    reached = np.cumsum(steps, out=buffers.get("reached", len(gaps), np.int64))
+    if np.count_nonzero(ends) != nonzeros or (len(reached) and reached[-1] > size):
         raise ValueError(f"its gaps do not place {nonzeros} nonzeros among {size}")
     itemsize = len(frames) - 1
-    values = workspace.array("values", nonzeros * itemsize, np.uint8).reshape(nonzeros, itemsize)
+    values = buffers.get("values", nonzeros * itemsize, np.uint8).reshape(nonzeros, itemsize)
     for k, frame in enumerate(frames[1:]):
-        values[:, k] = _inflate(frame, nonzeros, nonzeros, workspace)
-    positions = reach if len(reach) == nonzeros else reach[ends]
+        values[:, k] = _inflate(frame, nonzeros, nonzeros, buffers)
+    positions = reached if len(reached) == nonzeros else reached[ends]
     positions -= 1
     return positions, values.reshape(-1).view(f"i{itemsize}")
 
 
 def _gaps(positions: np.ndarray) -> np.ndarray:
+    """The gap bytes before the nonzeros at these positions."""
     runs, rest = np.divmod(np.diff(positions, prepend=-1) - 1, _RUN)
     gaps = np.full(len(positions) + int(runs.sum()), _RUN, np.uint8)
     gaps[np.arange(len(positions)) + np.cumsum(runs)] = rest
     return gaps
 
 
-def _inflate(frame: memoryview, least: int, most: int, workspace: Workspace) -> np.ndarray:
-    """Decompress one frame, after checking the size it claims: zstd would allocate that much at once."""
+def _inflate(frame: memoryview, least: int, most: int, buffers: Buffers) -> np.ndarray:
+    """Decompress one frame, after a check of the size it claims: zstd allocates that much at once."""
     size = zstandard.get_frame_parameters(frame).content_size
     if not least <= size <= most:
         raise ValueError(f"a frame claims {size} bytes (must be {least} to {most})")
-    data = workspace.zstd.decompress(frame, max_output_size=size, allow_extra_data=False)
+    data = buffers.zstd.decompress(frame, max_output_size=size, allow_extra_data=False)
     if len(data) != size:
         raise ValueError(f"a frame holds {len(data)} bytes (must be {size})")
     return np.frombuffer(data, np.uint8)

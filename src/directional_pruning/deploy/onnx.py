@@ -1,4 +1,4 @@
-"""A network as one ONNX file, for other runtimes."""
+"""Export a network as one ONNX file, for other runtimes."""
 
 import logging
 import os
@@ -19,31 +19,31 @@ from .comparison import relative_difference
 
 __all__ = ["export_onnx"]
 
-_LIMIT = 2**31  # bytes of a protobuf message
-_TOLERANCE = 1e-5  # float32 summed in another order
+LARGEST_FILE = 2**31  # bytes; the limit of a protobuf message
+_TOLERANCE = 1e-5  # rounding of float32 sums in another order
 
 
 def export_onnx(model: nn.Module, example_inputs: Any, path: str | os.PathLike[str], *, sparse: bool = False) -> None:
     """Write a network to one ``.onnx`` file that takes any batch, and check it.
 
     Args:
-        model: any network that ``torch.export`` takes, among them what ``compact`` returns. It is exported in
-            evaluation mode and left as it was.
+        model: any network that ``torch.export`` takes, the result of ``compact`` included. It is exported in
+            evaluation mode and not changed.
         example_inputs: a tensor, or a tuple of the arguments of ``forward``; dimension 0 of each tensor is the batch.
-        path: the file; a file of that name is replaced when the new one is whole and checked.
-        sparse: store a tensor by its nonzeros where that is smaller: 12 bytes for each in float32, 4 its value and 8
-            its position, so from 67 % zeros on. It makes the file smaller and nothing faster: ONNX Runtime turns
-            sparse tensors into dense ones when it loads them, and runs as it does without; some other runtimes refuse
-            them. Dead units are what makes a network faster: ``compact`` it first.
+        path: the file; an old file is replaced when the new one is complete and checked.
+        sparse: store a tensor by its nonzeros where that is smaller. In float32 a nonzero takes 12 bytes, 4 for its
+            value and 8 for its position, so this pays from 67 % zeros. It makes the file smaller and nothing faster:
+            ONNX Runtime turns sparse tensors into dense ones when it loads them, and some other runtimes refuse them.
+            A network gets faster without its dead channels: ``compact`` it first.
 
-    Where ONNX Runtime is installed the file is run on the example, on its first sample and on one sample more. Outputs
+    If ONNX Runtime is installed, it runs the file on the example, on its first sample and on one more sample. Outputs
     may differ from the network's by 1e-5 of the largest one or of 1, in half precision by ten roundings.
 
     Raises:
         ModuleNotFoundError: onnx or onnxscript is not installed.
-        RuntimeError: the network cannot be exported, not with any batch, or ONNX Runtime cannot run it or gives other
-            outputs. No file is left then, and an old one stays.
-        ValueError: the file would be 2 GiB or larger, which ONNX allows in several files only.
+        RuntimeError: the network cannot be exported for every batch size, or ONNX Runtime cannot run it or gives other
+            outputs. Then no file is written, and an old one stays.
+        ValueError: the file would be 2 GiB or larger; ONNX would need several files for that.
 
     Example:
         >>> import tempfile
@@ -65,27 +65,29 @@ def export_onnx(model: nn.Module, example_inputs: Any, path: str | os.PathLike[s
         proto = _export(model, inputs)
         if sparse:
             _make_sparse(proto)
-        if proto.ByteSize() >= _LIMIT:
-            raise ValueError(f"invalid model: {proto.ByteSize():,} bytes as ONNX (one file must be below {_LIMIT:,})")
-        with replacing(path) as beside:
-            beside.write_bytes(proto.SerializeToString())
+        if proto.ByteSize() >= LARGEST_FILE:
+            raise ValueError(
+                f"invalid model: {proto.ByteSize():,} bytes as ONNX (one file must be below {LARGEST_FILE:,})"
+            )
+        with replacing(path) as temporary:
+            temporary.write_bytes(proto.SerializeToString())
             if find_spec("onnxruntime") is not None:
-                _check(model, inputs, beside)
+                _check(model, inputs, temporary)
 
 
 def _batches(inputs: tuple, rows: Any) -> tuple:
-    """The inputs with other samples of the batch: ``rows`` maps their number to their positions."""
+    """The inputs with other samples of the batch: ``rows`` maps the batch size to the positions to take."""
     return tuple(x[rows(len(x))] if isinstance(x, Tensor) and x.ndim else x for x in inputs)
 
 
 def _export(model: nn.Module, inputs: tuple) -> Any:
-    # A batch of one would be taken for a constant.
+    # The exporter would take a batch of one for a constant.
     inputs = _batches(inputs, lambda n: [*range(n), 0])
     shapes = tuple({0: "batch"} if isinstance(x, Tensor) and x.ndim else None for x in inputs)
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        # The exporter prints its progress, and warns of what its own dependencies do.
+        # The exporter prints its progress, and warnings about its own dependencies.
         with redirect_stdout(StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(model, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
@@ -95,7 +97,7 @@ def _export(model: nn.Module, inputs: tuple) -> Any:
     finally:
         logging.disable(level)
     proto: Any = program.model_proto  # type: ignore[union-attr]
-    # The exporter notes at each node where its code lies on this machine.
+    # The exporter stores at each node the path of its source file on this machine.
     for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
         for node in nodes:
             node.ClearField("metadata_props")
@@ -120,15 +122,15 @@ def _make_sparse(proto: Any) -> None:
 
 
 def _check(model: nn.Module, inputs: tuple, path: Path) -> None:
-    """Raise RuntimeError unless ONNX Runtime computes from the file what the network does."""
+    """Raise RuntimeError unless ONNX Runtime computes the outputs of the network from the file."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
+    options.log_severity_level = 4  # no log: errors are raised
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for sample in (inputs, _batches(inputs, lambda n: [0]), _batches(inputs, lambda n: [*range(n), 0])):
-            names = [given.name for given in session.get_inputs()]
+            names = [x.name for x in session.get_inputs()]
             arrays = [x.detach().cpu().numpy() for x in sample if isinstance(x, Tensor)]
             actual = session.run(None, dict(zip(names, arrays, strict=True)))
             expected = [x.cpu() for x in tree_leaves(model(*sample)) if isinstance(x, Tensor)]

@@ -1,4 +1,4 @@
-"""How many bytes a network takes: dense, zipped and as a sparse file, beside what no such file could beat."""
+"""Measure how many bytes a network takes: dense, zipped and as a sparse file, and the theoretical limit."""
 
 import math
 import zlib
@@ -19,41 +19,41 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True)
 class FileSize:
-    """Bytes of a state dict's tensors, tied ones once, and of the sparse file it makes."""
+    """Bytes of the tensors of a state dict, tied ones once, and of its sparse file."""
 
     values: str
-    """In which dtype the sparse file holds the nonzeros of its sparse tensors; float32 is lossless."""
+    """The dtype of the nonzeros in the sparse file; float32 is lossless."""
     total: int
-    """Numbers in all tensors, buffers among them."""
+    """Number of elements of all tensors, buffers included."""
     nonzeros: int
-    """Of those, the ones that are not zero in the sparse file."""
+    """Number of elements that are not zero in the sparse file."""
     dense_bytes: int
     zipped_bytes: int
     """The dense bytes compressed by deflate, as in a .zip file."""
     sparse_bytes: int
     least_bytes: float
-    """What an ideal coder needs that takes the places of zeros as random and the bytes of a value one by one."""
+    """The bytes of an ideal code, if zeros are at random positions and the bytes of a value are independent."""
 
     @property
     def bits_per_nonzero(self) -> float:
-        """Of the sparse file, its header and its dense tensors included; NaN where everything is zero."""
+        """Bits of the sparse file, header and dense tensors included, for each nonzero; NaN if everything is zero."""
         return 8 * self.sparse_bytes / self.nonzeros if self.nonzeros else math.nan
 
     @property
     def least_bits_per_nonzero(self) -> float:
-        """The limit beside :attr:`bits_per_nonzero`."""
+        """The limit of :attr:`bits_per_nonzero`."""
         return 8 * self.least_bytes / self.nonzeros if self.nonzeros else math.nan
 
 
 def file_size(state: Mapping[str, Tensor], *, values: str = "float32") -> FileSize:
-    """Measure what a state dict takes dense, zipped, and in the file that ``save_sparse`` makes of it.
+    """Measure how many bytes a state dict takes: dense, zipped, and in a file of ``save_sparse``.
 
-    The limit is, for a tensor of n numbers of which a share s is zero, the entropy of the mask and of the values,
+    The limit for a tensor of n elements, a fraction s of them zero, is the entropy of the mask and of the values,
 
         n H(s) + (1 - s) n sum_k H_k,    H(s) = -s log2(s) - (1 - s) log2(1 - s) bits,
 
-    with H_k the entropy of the k-th byte of the nonzeros, as found in this tensor; or all bits of the tensor if those
-    are fewer. The file can only come below it where zeros have a pattern or the bytes of a value depend on each other.
+    with H_k the entropy of the k-th byte of the nonzeros in this tensor; or all bits of the tensor if those are fewer.
+    A file can be smaller only if the zeros have a pattern or the bytes of a value depend on each other.
 
     Raises:
         ValueError, TypeError: as :func:`save_sparse`.
@@ -67,31 +67,31 @@ def file_size(state: Mapping[str, Tensor], *, values: str = "float32") -> FileSi
     with TemporaryDirectory() as folder:
         path = Path(folder, "model.sparse.safetensors")
         save_sparse(state, path, values=values)
-        # What is in the file: rounded values have fewer bits, and some may have become zero.
-        stored, sparse = list(_once(load_sparse(path))), path.stat().st_size
+        # The limit is that of the file: rounded values have fewer bits, and some may have become zero.
+        stored, sparse = list(_distinct(load_sparse(path))), path.stat().st_size
     return FileSize(
         values,
         sum(t.numel() for t in stored),
         sum(int(t.count_nonzero()) for t in stored),
         sum(t.nbytes for t in stored),
-        sum(map(_zipped, _once(state))),
+        sum(map(_zipped, _distinct(state))),
         sparse,
         sum(map(_least_bits, stored)) / 8,
     )
 
 
-def _once(state: Mapping[str, Tensor]) -> Iterator[Tensor]:
+def _distinct(state: Mapping[str, Tensor]) -> Iterator[Tensor]:
     """The tensors, tied ones once."""
     seen = set()
     for t in state.values():
-        place = (t.data_ptr(), t.shape, t.stride(), t.dtype) if t.numel() else object()
-        if place not in seen:
-            seen.add(place)
+        memory = (t.data_ptr(), t.shape, t.stride(), t.dtype) if t.numel() else object()
+        if memory not in seen:
+            seen.add(memory)
             yield t
 
 
 def _bytes(t: Tensor) -> Tensor:
-    """(numbers, bytes of each), uint8."""
+    """The bytes of the tensor, uint8, as (elements, bytes of each)."""
     flat = t.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).view(flat.numel(), flat.itemsize) if flat.numel() else torch.empty(0, 1).byte()
 
@@ -105,13 +105,13 @@ def _zipped(t: Tensor) -> int:
 
 def _least_bits(t: Tensor) -> float:
     planes = _bytes(t)
-    kept = planes.ne(0).any(1)
-    counts = torch.stack([(~kept).sum(), kept.sum()])
-    bits = _entropy(counts) + sum(_entropy(torch.bincount(plane.int(), minlength=256)) for plane in planes[kept].T)
+    nonzero = planes.ne(0).any(1)
+    counts = torch.stack([(~nonzero).sum(), nonzero.sum()])
+    bits = _entropy(counts) + sum(_entropy(torch.bincount(plane.int(), minlength=256)) for plane in planes[nonzero].T)
     return min(bits, 8.0 * planes.numel())
 
 
 def _entropy(counts: Tensor) -> float:
-    """Bits of all the symbols that were counted, under the best code for their shares."""
+    """Bits of all the symbols that were counted, in the best code for their frequencies."""
     n = counts[counts > 0].double()
     return float((n * (n.sum() / n).log2()).sum())

@@ -1,4 +1,4 @@
-"""The weights in a file, of whichever common kind it is."""
+"""Read the weights from a file of any common format."""
 
 import os
 from collections.abc import Mapping
@@ -12,17 +12,19 @@ from torch import Tensor
 from ..files import CorruptFileError
 from ..tensors import read_torch_file
 from .sparse_file import load_sparse
+from .sparse_table import FORMAT
 
 __all__ = ["read_weights"]
 
-_WHERE = ("model", "state_dict", "model_state_dict")
+# Where a training checkpoint may have its state dict.
+_KEYS = ("model", "state_dict", "model_state_dict")
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read all tensors of a sparse or plain ``.safetensors`` file, of a ``.onnx`` file, or of one by ``torch.save``.
+    """Read all tensors of a ``.safetensors`` file (sparse or plain), a ``.onnx`` file, or a file of ``torch.save``.
 
-    The last is read with ``weights_only=True``, so nothing in it is executed; in a training checkpoint the state dict
-    is looked for under "model", "state_dict" and "model_state_dict". Of an ONNX model these are the initializers.
+    A file of ``torch.save`` is read with ``weights_only=True``, so nothing in it is executed. In a training checkpoint
+    the state dict may be under "model", "state_dict" or "model_state_dict". Of an ONNX model the initializers are read.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -48,7 +50,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("format") != "directional-pruning-sparse":
+            if (file.metadata() or {}).get("format") != FORMAT:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
     except SafetensorError as error:
         raise CorruptFileError(f"{path}: {' '.join(str(error).split())}") from error
@@ -57,8 +59,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     content = read_torch_file(path, what="file of weights (.safetensors, .onnx or torch's)")
-    found = [content, *(content[key] for key in _WHERE if isinstance(content, Mapping) and key in content)]
-    for state in found:
+    inner = [content[key] for key in _KEYS if isinstance(content, Mapping) and key in content]
+    for state in [content, *inner]:
         if isinstance(state, Mapping) and state and all(isinstance(t, Tensor) for t in state.values()):
             return dict(state)
     raise CorruptFileError(f"{path}: holds no state dict")
@@ -76,12 +78,12 @@ def _read_onnx(path: Path) -> dict[str, Tensor]:
         graph = onnx.load(path).graph
         state = {proto.name: tensor(proto) for proto in graph.initializer}
         for proto in graph.sparse_initializer:
-            values, places, shape = tensor(proto.values), tensor(proto.indices), tuple(proto.dims)
+            values, positions, shape = tensor(proto.values), tensor(proto.indices), tuple(proto.dims)
             dense = torch.zeros(shape, dtype=values.dtype)
-            if places.ndim == 1:
-                dense.view(-1)[places] = values
+            if positions.ndim == 1:
+                dense.view(-1)[positions] = values
             else:
-                dense[tuple(places.T)] = values
+                dense[tuple(positions.T)] = values
             state[proto.values.name] = dense
     except (DecodeError, ValueError, TypeError, IndexError, RuntimeError) as error:
         raise CorruptFileError(f"{path}: not a readable ONNX model") from error
