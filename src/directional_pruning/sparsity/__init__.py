@@ -1,4 +1,4 @@
-"""Look at the zeros of a network and lock them."""
+"""Count the zeros of a network and lock them."""
 
 from .freeze import FrozenZeros, freeze_zeros
 from .stats import LayerSparsity, SparsityReport, sparsity_report

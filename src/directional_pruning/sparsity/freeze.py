@@ -1,4 +1,4 @@
-"""Lock the zeros of a network, whatever trains it from then on."""
+"""Lock the zeros of a network, so that no optimizer changes them."""
 
 import weakref
 from collections.abc import Callable
@@ -25,37 +25,38 @@ def freeze_zeros(model: nn.Module) -> "FrozenZeros":
 
         w <- P(step(w, P grad f(w))),    P x = x on K and +0.0 elsewhere,
 
-    whatever ``step`` does with momentum, moments, weight decay or a preconditioner. The gradient is cleared as soon as
-    it has been accumulated, so that clipping and the norms that some optimizers take see the restricted network alone.
-    ``-0.0`` is a zero and becomes +0.0. Zeros of biases and of layers that start from zero count too: to spare a head
-    that is still to be trained, freeze the other submodules.
+    for every ``step``: with momentum, moments, weight decay or a preconditioner. The gradient is cleared as soon as it
+    is accumulated. So gradient clipping, and optimizers that take norms, see the restricted network only. ``-0.0`` is
+    a zero and becomes +0.0. Zeros of biases, and of layers initialised at zero, are locked too: if such a layer must
+    still be trained, freeze the other submodules.
 
     Works with every ``torch.optim.Optimizer``, GRDA and Directional included, with closures, gradient accumulation,
-    AMP, DDP and FSDP2; a DDP or FSDP2 wrap may come before or after (on DDP, freeze the same weights on every process).
+    AMP, DDP and FSDP2. Wrap by DDP or FSDP2 before or after (on DDP, freeze the same weights on every process).
     It costs one byte of memory for each element of a tensor that has a zero.
 
-    - What does not change: parameters stay the objects they are, and ``state_dict`` keeps its keys and holds the zeros.
+    - Parameters stay the same objects, and ``state_dict`` has the same keys and contains the zeros.
       A network that loads it is not frozen; freeze it, and the same weights are locked. So load first, then freeze:
-      other weights loaded into a frozen network lose what lies off K at the next step.
-    - A deepcopy or a pickled copy of the network is an ordinary network. The zeros stay locked without the returned
-      handle being kept, as long as the network lives.
-    - A parameter put in the place of a frozen one, as ``fully_shard`` does, is locked at the zeros it has when an
-      optimizer first steps with it.
-    - What writes weights without being a torch optimizer (``load_state_dict``, weights averaged by hand, an optimizer
-      with float32 master copies of its own) is put right at the next step, or by ``handle.apply()``.
-    - Off K nothing survives, a NaN or an infinity neither; on K both stay, for whoever watches for them. Gradients in a
-      sparse layout, or with a graph of their own (``create_graph=True``), are left as they are; the weights are not.
-    - Integer parameters are left alone: no optimizer changes them.
-    - ``torch.compile`` of the network changes nothing; of a training step, the masking stays outside of the graph.
+      other weights loaded into a frozen network become zero outside K at the next step.
+    - A deepcopy or a pickled copy of the network is an ordinary network. The zeros stay locked as long as the network
+      exists, even if nothing refers to the returned handle.
+    - A parameter that replaces a frozen one, as in ``fully_shard``, is locked at the zeros it has when an optimizer
+      first steps with it.
+    - If other code than a torch optimizer writes weights (``load_state_dict``, averaging by hand, an optimizer with
+      its own float32 master copies), the zeros are restored at the next step, or by ``handle.apply()``.
+    - Outside K, NaN and infinity become +0.0 too; on K both stay, so that checks for them still work. Gradients in a
+      sparse layout, or with their own graph (``create_graph=True``), are not changed; the weights are.
+    - Integer parameters are not locked: no optimizer changes them.
+    - ``torch.compile`` of the network changes nothing. If a training step is compiled, the masking runs outside of its
+      graph.
 
     Args:
         model: the network, or the part of it, to lock.
 
     Returns:
-        A handle with ``remove()`` and ``apply()``; ``with freeze_zeros(model): ...`` removes it at the end.
+        A handle with ``remove()`` and ``apply()``; after ``with freeze_zeros(model): ...`` the zeros are unlocked.
 
     Raises:
-        TypeError: if ``model`` is no module.
+        TypeError: if ``model`` is not a module.
         ValueError: for a parameter without values, lazy or on the meta device: load the weights first.
 
     >>> layer = nn.Linear(2, 1, bias=False)
@@ -77,14 +78,14 @@ def freeze_zeros(model: nn.Module) -> "FrozenZeros":
 
 
 class FrozenZeros:
-    """Keeps the zeros of a network locked until :meth:`remove`; made by :func:`freeze_zeros`."""
+    """Locks the zeros of a network until :meth:`remove`; created by :func:`freeze_zeros`."""
 
     def __init__(self, model: nn.Module) -> None:
-        # Places, because another parameter may come to stand there; weakly, so that a network can be forgotten.
-        self._places = [(weakref.ref(module), name) for module in model.modules() for name in module._parameters]
+        # (module, name) because another parameter may replace this one; weak so that the network can be freed.
+        self._locations = [(weakref.ref(module), name) for module in model.modules() for name in module._parameters]
         self._locks: dict[int, _Lock] = {}
         for p in model.parameters():
-            self._lock(p)
+            self._add_lock(p)
         self._hooks = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -93,12 +94,12 @@ class FrozenZeros:
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Set every locked weight to +0.0 now; needed only after something that is no torch optimizer."""
+        """Set every locked weight to +0.0 now; needed only after code that is not a torch optimizer wrote weights."""
         for lock in list(self._locks.values()):
             lock.clear(lock.parameter())
 
     def remove(self) -> None:
-        """Let the zeros go: from now on all weights train. A second call changes nothing."""
+        """Unlock the zeros: from now on all weights train. A second call changes nothing."""
         for hook in [*self._hooks, *(lock.hook for lock in list(self._locks.values()))]:
             if hook is not None:
                 hook.remove()
@@ -110,22 +111,22 @@ class FrozenZeros:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    def _lock(self, p: Tensor) -> None:
-        self._locks[id(p)] = _Lock(p, partial(_forget, self._locks, id(p)))
+    def _add_lock(self, p: Tensor) -> None:
+        self._locks[id(p)] = _Lock(p, partial(_drop_lock, self._locks, id(p)))
 
     @torch._disable_dynamo
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
-        unknown = {id(p) for group in optimizer.param_groups for p in group["params"]} - self._locks.keys()
-        if not unknown or not self._places:
+        unlocked = {id(p) for group in optimizer.param_groups for p in group["params"]} - self._locks.keys()
+        if not unlocked or not self._locations:
             return
-        places = [(module, name) for reference, name in self._places if (module := reference()) is not None]
-        if not places:  # The network is gone. The hooks are being called, so they cannot be removed here.
-            self._places = []
-        for module, name in places:
+        locations = [(module, name) for reference, name in self._locations if (module := reference()) is not None]
+        if not locations:  # The network was freed. The hooks are running, so they cannot be removed here.
+            self._locations = []
+        for module, name in locations:
             p = module._parameters.get(name)
-            if p is not None and id(p) in unknown and id(p) not in self._locks:
-                self._lock(p)
+            if p is not None and id(p) in unlocked and id(p) not in self._locks:
+                self._add_lock(p)
                 self._locks[id(p)].clear_gradient(p)
 
     @torch._disable_dynamo
@@ -138,31 +139,31 @@ class FrozenZeros:
 
 
 class _Lock:
-    """Where one parameter, or this process's part of it, is nonzero, and the hook on its gradient."""
+    """Which elements of one parameter (of its local shard) are nonzero, and the hook on its gradient."""
 
-    def __init__(self, p: Tensor, forget: Callable[[Any], None]) -> None:
-        self.parameter = weakref.ref(p, forget)
-        self.keep: Tensor | None = None
+    def __init__(self, p: Tensor, on_delete: Callable[[Any], None]) -> None:
+        self.parameter = weakref.ref(p, on_delete)
+        self.nonzero: Tensor | None = None  # None if nothing is locked
         if p.is_floating_point() or p.is_complex():
-            keep = local_tensor(p.detach()) != 0
-            self.keep = None if bool(keep.all()) else keep
-        hooked = self.keep is not None and p.requires_grad
+            nonzero = local_tensor(p.detach()) != 0
+            self.nonzero = None if bool(nonzero.all()) else nonzero
+        hooked = self.nonzero is not None and p.requires_grad
         self.hook = p.register_post_accumulate_grad_hook(self.clear_gradient) if hooked else None
 
     def clear(self, t: Tensor | None) -> None:
-        """Set to +0.0 what is not kept."""
-        if t is None or self.keep is None:
+        """Set the locked elements to +0.0."""
+        if t is None or self.nonzero is None:
             return
-        part = local_tensor(t)
-        if part.shape != self.keep.shape:  # a gradient that is laid out over the processes in another way
+        shard = local_tensor(t)
+        if shard.shape != self.nonzero.shape:  # a gradient that is sharded in another way
             return
-        if self.keep.device != part.device:
-            self.keep = self.keep.to(part.device)
-        keep = self.keep
-        if part.is_complex():
-            part, keep = torch.view_as_real(part), keep.unsqueeze(-1)
+        if self.nonzero.device != shard.device:
+            self.nonzero = self.nonzero.to(shard.device)
+        mask = self.nonzero
+        if shard.is_complex():
+            shard, mask = torch.view_as_real(shard), mask.unsqueeze(-1)
         # The bits times 0 or 1: NaN and -0.0 become +0.0 as well, and on a CPU it takes a third of masked_fill's time.
-        part.view(_BITS[part.itemsize]).mul_(keep)
+        shard.view(_BITS[shard.itemsize]).mul_(mask)
 
     @torch.no_grad()
     def clear_gradient(self, p: Tensor) -> None:
@@ -171,5 +172,5 @@ class _Lock:
             self.clear(grad)
 
 
-def _forget(locks: dict[int, _Lock], key: int, _: Any) -> None:
+def _drop_lock(locks: dict[int, _Lock], key: int, _: Any) -> None:
     locks.pop(key, None)

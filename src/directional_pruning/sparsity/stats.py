@@ -1,4 +1,4 @@
-"""How sparse a network is: zeros, nonzeros and multiply-adds, by layer and in all."""
+"""Measure how sparse a network is: zeros, nonzeros and multiply-adds, for each layer and in total."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["LayerSparsity", "SparsityReport", "sparsity_report"]
 
 @dataclass(frozen=True)
 class LayerSparsity:
-    """One parameter tensor. Multiply-adds are None where no example inputs were given."""
+    """One parameter tensor. Multiply-adds are None without example inputs."""
 
     name: str
     shape: tuple[int, ...]
@@ -26,17 +26,17 @@ class LayerSparsity:
 
     @property
     def sparsity(self) -> float:
-        """Share of exact zeros, from 0 to 1; 0 for an empty tensor."""
+        """Fraction of exact zeros, from 0 to 1; 0 for an empty tensor."""
         return 1 - self.nonzeros / self.total if self.total else 0.0
 
     @property
     def prunable(self) -> bool:
-        """Whether it has two or more dimensions, as weights do; biases and scales have fewer and are usually spared."""
+        """Whether it has two or more dimensions, as weights do; biases and scales have fewer and are rarely pruned."""
         return len(self.shape) >= 2
 
     @property
     def sparse_multiply_adds(self) -> int | None:
-        """The multiply-adds with a nonzero weight: every weight of a tensor takes part in equally many."""
+        """The multiply-adds with a nonzero weight: each weight of a tensor takes part in the same number of them."""
         if self.multiply_adds is None:
             return None
         return round(self.multiply_adds * self.nonzeros / self.total) if self.total else 0
@@ -48,11 +48,11 @@ class SparsityReport:
 
     layers: tuple[LayerSparsity, ...]
     activation_multiply_adds: int | None = None
-    """Multiply-adds of two activations (attention): no pruning of weights removes them. None without inputs."""
+    """Multiply-adds of two activations (attention), which pruning cannot remove. None without example inputs."""
 
     @property
     def total(self) -> int:
-        """Number of parameters, shared ones once."""
+        """Number of parameters; shared ones count once."""
         return sum(layer.total for layer in self.layers)
 
     @property
@@ -62,24 +62,24 @@ class SparsityReport:
 
     @property
     def sparsity(self) -> float:
-        """Share of exact zeros among all parameters (the paper's denominator), from 0 to 1."""
+        """Fraction of exact zeros among all parameters (the paper's denominator), from 0 to 1."""
         return 1 - self.nonzeros / self.total if self.total else 0.0
 
     @property
     def prunable(self) -> "SparsityReport":
-        """The same report over the prunable weights alone, those with two or more dimensions."""
+        """The same report for the prunable weights only, those with two or more dimensions."""
         return SparsityReport(tuple(layer for layer in self.layers if layer.prunable), self.activation_multiply_adds)
 
     @property
     def multiply_adds(self) -> int | None:
-        """Multiply-adds of one forward pass over the example inputs, weights dense."""
+        """Multiply-adds of one forward pass over the example inputs, zeros included."""
         if self.activation_multiply_adds is None:
             return None
         return self.activation_multiply_adds + sum(layer.multiply_adds or 0 for layer in self.layers)
 
     @property
     def sparse_multiply_adds(self) -> int | None:
-        """Multiply-adds of the same pass without those whose weight is zero."""
+        """Multiply-adds of the same pass whose weight is not zero."""
         if self.activation_multiply_adds is None:
             return None
         return self.activation_multiply_adds + sum(layer.sparse_multiply_adds or 0 for layer in self.layers)
@@ -106,19 +106,19 @@ class SparsityReport:
 
 
 def sparsity_report(model: nn.Module, example_inputs: Any = None) -> SparsityReport:
-    """Count the exact zeros of a network's parameters and, with inputs, the multiply-adds they save.
+    """Count the exact zeros of a network's parameters and, with inputs, the multiply-adds with and without them.
 
     Args:
         model: any network. Buffers such as running means are not parameters and are not counted.
-        example_inputs: a tensor, or a tuple of the arguments of ``forward``. One pass is made in evaluation mode;
-            multiply-adds are those of this whole batch. None leaves them out.
+        example_inputs: a tensor, or a tuple of the arguments of ``forward``. The network runs once on it in evaluation
+            mode; multiply-adds are those of the whole batch. With None they are not counted.
 
-    Multiply-adds are those of matrix products, convolutions and attention, as ``torch.utils.flop_counter`` knows them
-    (half its count), padding included; additions of biases and elementwise functions are not counted. Under autocast
-    layers multiply by copies of their weights, which count as activations: give inputs outside of it.
+    Multiply-adds are those of matrix products, convolutions and attention: half the count of
+    ``torch.utils.flop_counter``, padding included. Additions of biases and elementwise functions are not counted.
+    Under autocast, layers multiply by copies of their weights, which count as activations: call it outside autocast.
 
-    Where parameters are sharded (FSDP) the numbers are those of the whole network, the same on every process; every
-    process has to call, since they add up their counts.
+    If parameters are sharded (FSDP), the numbers are those of the whole network, the same on every process. Every
+    process must call this function, because they add up their counts.
 
     Example:
         >>> layer = nn.Linear(3, 2)
@@ -145,7 +145,7 @@ def sparsity_report(model: nn.Module, example_inputs: Any = None) -> SparsityRep
 
 
 def _is_sharded(p: Tensor) -> bool:
-    return hasattr(p, "to_local")  # a DTensor, without importing torch.distributed.tensor, which takes a second
+    return hasattr(p, "to_local")  # a DTensor; importing torch.distributed.tensor takes a second
 
 
 def _count_nonzeros(p: Tensor) -> int:
@@ -156,7 +156,7 @@ def _count_nonzeros(p: Tensor) -> int:
 def _count_multiply_adds(model: nn.Module, example_inputs: Any) -> "_Counter":
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     counter = _Counter(model)
-    # The fused encoder layer hides its products from the counter, and so does fused attention on a CPU.
+    # The fused encoder layer hides its products from the counter, as does fused attention on a CPU.
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -168,7 +168,7 @@ def _count_multiply_adds(model: nn.Module, example_inputs: Any) -> "_Counter":
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the multiply-adds of every product, under the name of the parameter that takes part in it."""
+    """Adds up the multiply-adds of every product under the name of its parameter."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -180,14 +180,14 @@ class _Counter(TorchDispatchMode):
 
     def _names(self) -> dict[int, str]:
         # By storage, because a layer multiplies by a transposed view of its weight.
-        whole = ((name, p) for name, p in self.model.named_parameters() if p.numel() and not _is_sharded(p))
-        return {p.untyped_storage().data_ptr(): name for name, p in whole}
+        parameters = ((name, p) for name, p in self.model.named_parameters() if p.numel() and not _is_sharded(p))
+        return {p.untyped_storage().data_ptr(): name for name, p in parameters}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204 (torch's signature)
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func._overloadpacket)
         if formula is not None:
-            if self.sharded:  # a layer's parameters are whole only while it runs
+            if self.sharded:  # FSDP gathers the parameters of a layer only while it runs
                 self.names = self._names()
             multiply_adds = formula(*args, **(kwargs or {}), out_val=out) // 2
             names = [
