@@ -1,21 +1,16 @@
 """Products with the Hessian, its top eigenspace, and the fraction of a direction inside it."""
 
 import math
-import sys
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, hessian
 from torch.testing import assert_close
 
-from directional_pruning import cli
-from directional_pruning.files import CorruptFileError
 from directional_pruning.landscape import (
     hessian_operator,
     hessian_product,
@@ -23,8 +18,6 @@ from directional_pruning.landscape import (
     top_eigenpairs,
     top_eigenspace,
 )
-from directional_pruning.report import write_report
-from directional_pruning.studies import create_pair, examine_curvature, load_pair
 
 
 def network(dtype=torch.float64):
@@ -285,136 +278,3 @@ def test_what_is_wrong_is_named():
         model[-1].bias[0] = math.nan
     with pytest.raises(ValueError, match="invalid model: its loss on the batches is nan"):
         hessian_product(model, F.cross_entropy, batches)
-
-
-ELSEWHERE = """
-import torch
-from torch import nn
-
-def model():
-    return nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3))
-
-def data():
-    made = torch.Generator().manual_seed(0)
-    return {"train": [(torch.randn(8, 5, generator=made), torch.arange(8) % 3) for _ in range(3)]}
-"""
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """A folder with two checkpoints and a module of a user."""
-    (tmp_path / "strangers.py").write_text(ELSEWHERE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "strangers", raising=False)
-    for seed, name in enumerate(("a", "b")):
-        torch.manual_seed(seed)
-        layers = nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)
-        safetensors.torch.save_file(nn.Sequential(*layers).state_dict(), f"{name}.safetensors")
-    threads = torch.get_num_threads()
-    yield tmp_path
-    # The command sets both for the whole process.
-    torch.set_flush_denormal(False)
-    torch.set_num_threads(threads)
-    sys.modules.pop("strangers", None)
-
-
-@pytest.fixture
-def folder(elsewhere):
-    paths = elsewhere / "a.safetensors", elsewhere / "b.safetensors"
-    create_pair(elsewhere / "pair", *paths, "strangers:model", "strangers:data", "torch.nn.functional:cross_entropy")
-    return elsewhere / "pair"
-
-
-def read(path):
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-def test_the_curvature_of_a_pair_is_that_of_its_first_network(folder):
-    pair = load_pair(folder)
-    words = examine_curvature(folder, pair, k=4)
-    found = read(folder / "curvature.npz")
-    assert str(found["verdict"]) == words
-    pair.model.load_state_dict(pair.states[0])
-    values, vectors = top_eigenspace(pair.model, F.cross_entropy, pair.train, 4)
-    flat = [torch.cat([state[name].flatten() for name, _ in pair.model.named_parameters()]) for state in pair.states]
-    displacement = (flat[1] - flat[0]).double()
-    assert found["parameters"] == len(displacement) == 69
-    np.testing.assert_allclose(found["eigenvalues"], values, rtol=1e-4)
-    assert float(found["share"]) == pytest.approx(subspace_fraction(displacement, vectors.double()), rel=1e-3)
-    assert float(found["share"]) == pytest.approx(math.sqrt((found["cosines"] ** 2).sum()), rel=1e-5)
-    assert float(found["random"]) == pytest.approx(math.sqrt(4 / 69))
-    curved = hessian_product(pair.model, F.cross_entropy, pair.train)(displacement.float()).double()
-    assert float(found["along"]) == pytest.approx(
-        float(displacement @ curved / (displacement @ displacement)), rel=1e-3
-    )
-    assert found["residuals"].max() < 1e-4
-    assert not (folder / "curvature" / "products.bin").exists()
-
-
-def test_stopped_and_called_again_it_goes_on_with_the_same_result(folder):
-    pair, seen = load_pair(folder), []
-
-    def stop_at_five(task, done, total):
-        if done == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        examine_curvature(folder, pair, k=4, on_progress=stop_at_five)
-    saved = folder / "curvature" / "products.bin"
-    five = saved.stat().st_size
-    with open(saved, "ab") as file:
-        file.write(b"an incomplete record")
-    evaluations = 0
-
-    def counted(output, targets):
-        nonlocal evaluations
-        evaluations += 1
-        return F.cross_entropy(output, targets)
-
-    words = examine_curvature(folder, replace(pair, loss_fn=counted), k=4, on_progress=lambda *each: seen.append(each))
-    products = seen[-1][1]
-    assert seen[-1][1] == seen[-1][2]
-    assert five > 5 * 2 * 69 * 4
-    # Three batches a product, and two passes to see that the data stays the same; five products were saved.
-    assert evaluations == 3 * (products - 5) + 6
-    once = read(folder / "curvature.npz")
-    # The same result is not computed again; for another k it is.
-    assert examine_curvature(folder, replace(pair, loss_fn=None), k=4) == words
-    (folder / "curvature.npz").unlink()
-    examine_curvature(folder, pair, k=4)
-    again = read(folder / "curvature.npz")
-    assert all(np.array_equal(once[name], again[name]) for name in once)
-    assert examine_curvature(folder, pair, k=3) != words
-
-
-def test_the_command_draws_the_curvature_and_says_what_it_is(elsewhere, monkeypatch, capsys):
-    between = ("--between", "a.safetensors", "b.safetensors", "--model", "strangers:model", "--data", "strangers:data")
-
-    def dirprune(*args):
-        monkeypatch.setattr(sys, "argv", ["dirprune", *args])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    code, out, err = dirprune("curvature", *between, "--out", "pair", "--k", "4")
-    assert (code, err) == (0, "")
-    assert "fraction of the displacement in the top-4 subspace" in out
-    assert "report: pair/report.html" in out
-    page = (elsewhere / "pair" / "report.html").read_text()
-    assert "Flat directions?" in page
-    assert (elsewhere / "pair" / "figures" / "curvature.svg").exists()
-    code, _, err = dirprune("curvature", "pair", "--k", "70")
-    assert (code, err) == (2, "dirprune: invalid k: 70 (must be in 1..69)\n")
-    code, _, err = dirprune("curvature", *between)
-    assert (code, err.count("\n")) == (2, 1)
-    (elsewhere / "pair" / "curvature.npz").write_bytes(b"nothing")
-    with pytest.raises(CorruptFileError, match=r"curvature.npz is not a readable file"):
-        write_report(elsewhere / "pair")
-
-
-def test_a_network_and_itself_have_no_displacement(elsewhere):
-    paths = elsewhere / "a.safetensors", elsewhere / "a.safetensors"
-    create_pair(elsewhere / "same", *paths, "strangers:model", "strangers:data", "torch.nn.functional:cross_entropy")
-    with pytest.raises(ValueError, match=r"^invalid networks: .* are 0\.0 apart"):
-        examine_curvature(elsewhere / "same", load_pair(elsewhere / "same"))

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ..deploy import read_weights
 from ..files import CorruptFileError, replacing
-from ..runs import NETWORKS, load_run
+from ..run_folder import NETWORKS
+from ..runs import load_run
 from ..tensors import pick_device, update_digest
 
 __all__ = ["Pair", "create_pair", "load_pair"]

@@ -1,101 +1,19 @@
-"""The commands that look at two networks: curve and plane, of a run and of checkpoints from elsewhere."""
+"""The studies curve and plane, and their commands: of a run and of two checkpoints."""
 
 import json
 import math
 import re
-import shutil
-import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from directional_pruning import cli
 from directional_pruning.landscape import CurveValues
 from directional_pruning.report import write_report
 from directional_pruning.report.plots.landscape import valley_captions, valley_figures
 from directional_pruning.report.plots.style import AT_NIGHT, to_svg
-from directional_pruning.runs import create_run, digits_recipe, train_run
-from directional_pruning.studies import create_pair, curve_verdict, examine_curve, examine_plane, load_pair
-
-ELSEWHERE = """
-import torch
-from torch import nn
-
-def model():
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
-
-def data():
-    made = torch.Generator().manual_seed(0)
-    batches = [(torch.randn(8, 3, generator=made), torch.randint(0, 2, (8,), generator=made)) for _ in range(3)]
-    return {"train": batches[:2], "test": batches[2:]}
-
-def train_alone():
-    return {"train": data()["train"]}
-
-def no_model():
-    return 3
-
-number = 3
-"""
-
-
-@pytest.fixture(autouse=True)
-def _process():
-    """The command sets the threads and flushes denormal numbers for the whole process; the tests after it differ.
-
-    One thread: those of networks so small mostly wait for each other, very long where other programs run too.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_flush_denormal(False)
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    create_run(folder, replace(digits_recipe(), epochs=2), torch.device("cpu"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    train_run(folder)
-    torch.set_num_threads(threads)
-    return folder
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    """A run of two epochs, its own copy."""
-    return shutil.copytree(trained, tmp_path / "run")
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    """A folder with two checkpoints and a module as a stranger has them."""
-    (tmp_path / "theirs.py").write_text(ELSEWHERE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "theirs", raising=False)
-    for seed, name in enumerate(("a", "b")):
-        torch.manual_seed(seed)
-        state = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).state_dict()
-        safetensors.torch.save_file(state, f"{name}.safetensors")
-        torch.save({"epoch": 3, "state_dict": state}, f"{name}.pt")
-    yield tmp_path
-    sys.modules.pop("theirs", None)
-
-
-def dirprune(monkeypatch, capsys, *args):
-    """Run the command in this process; its exit code, what it printed and its complaint."""
-    monkeypatch.setattr(sys, "argv", ["dirprune", *map(str, args)])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    out, err = capsys.readouterr()
-    return stopped.value.code or 0, out, err
+from directional_pruning.studies import curve_verdict, examine_curve, examine_plane, load_pair
 
 
 def arrays(path):
@@ -109,12 +27,12 @@ def equal(one, other):
     )
 
 
-def test_curve_and_plane_of_a_run(run, monkeypatch, capsys):
-    code, out, err = dirprune(monkeypatch, capsys, "plane", run, "--size", 3)
+def test_curve_and_plane_of_a_run(run, dirprune):
+    code, out, err = dirprune("plane", run, "--size", 3)
     assert (code, err.count("\n")) == (2, 1)
     assert f"{run} has no curve yet: dirprune curve {run}" in err
 
-    code, out, err = dirprune(monkeypatch, capsys, "curve", run, "--epochs", 1, "--points", 3)
+    code, out, err = dirprune("curve", run, "--epochs", 1, "--points", 3)
     assert (code, err) == (0, "")
     curve = arrays(run / "curve.npz")
     assert str(curve["verdict"]) in out
@@ -139,7 +57,7 @@ def test_curve_and_plane_of_a_run(run, monkeypatch, capsys):
         expected = sum(loss for loss, _ in sums) / sum(count for _, count in sums)
         assert curve["loss"][at] == pytest.approx(expected, rel=1e-5)
 
-    code, out, err = dirprune(monkeypatch, capsys, "plane", run, "--size", 2)
+    code, out, err = dirprune("plane", run, "--size", 2)
     assert (code, err) == (0, "")
     plane = arrays(run / "plane.npz")
     assert plane["loss"].shape == plane["test_error"].shape == (2, 2)
@@ -166,12 +84,9 @@ class Stop:
             raise KeyboardInterrupt
 
 
-def test_stopped_at_any_moment_and_resumed_gives_the_same_numbers(elsewhere, monkeypatch):
-    folder, whole = elsewhere / "stopped", elsewhere / "whole"
-    loss = "torch.nn.functional:cross_entropy"
-    for new in (folder, whole):
-        create_pair(new, elsewhere / "a.pt", elsewhere / "b.pt", "theirs:model", "theirs:data", loss)
-    pair, settings = load_pair(folder), {"epochs": 2, "points": 3}
+def test_stopped_at_any_moment_and_resumed_gives_the_same_numbers(new_pair, monkeypatch):
+    (folder, pair), (whole, _) = new_pair("stopped"), new_pair("whole")
+    settings = {"epochs": 2, "points": 3}
     verdict = examine_curve(whole, pair, **settings)
     examine_plane(whole, pair, size=2)
     # Each point is saved at once, not once a second.
@@ -198,94 +113,36 @@ def test_stopped_at_any_moment_and_resumed_gives_the_same_numbers(elsewhere, mon
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-def test_two_checkpoints_from_elsewhere(elsewhere, monkeypatch, capsys, suffix):
-    pair = ("--between", f"a.{suffix}", f"b.{suffix}", "--model", "theirs:model", "--data", "theirs:data")
+def test_two_checkpoints_of_other_code(checkpoints, dirprune, suffix):
+    pair = ("--between", f"a.{suffix}", f"b.{suffix}", "--model", "mine:model", "--data", "mine:data")
     command = ("curve", *pair, "--out", "out", "--epochs", 1, "--points", 3)
-    code, out, err = dirprune(monkeypatch, capsys, *command)
+    code, out, err = dirprune(*command)
     assert (code, err) == (0, "")
-    curve = arrays(elsewhere / "out" / "curve.npz")
+    curve = arrays(checkpoints / "out" / "curve.npz")
     assert curve["names"].tolist() == [f"a.{suffix}", f"b.{suffix}"]
     assert str(curve["verdict"]) in out
     assert np.isfinite(curve["test_error"]).all()
-    config = json.loads((elsewhere / "out" / "config.json").read_text())
-    assert config["between"] == [str(elsewhere / f"{name}.{suffix}") for name in "ab"]
-    page = (elsewhere / "out" / "report.html").read_text()
+    config = json.loads((checkpoints / "out" / "config.json").read_text())
+    assert config["between"] == [str(checkpoints / f"{name}.{suffix}") for name in "ab"]
+    page = (checkpoints / "out" / "report.html").read_text()
     assert f"a.{suffix}" in page
     assert "dense baseline" not in page
     # The same command goes on; the folder is not taken for others.
-    assert dirprune(monkeypatch, capsys, *command)[0] == 0
-    other = [arg if arg != "theirs:data" else "theirs:train_alone" for arg in command]
-    code, _, err = dirprune(monkeypatch, capsys, *other)
+    assert dirprune(*command)[0] == 0
+    other = [arg if arg != "mine:data" else "mine:data_without_test" for arg in command]
+    code, _, err = dirprune(*other)
     assert (code, err) == (2, "dirprune: out exists and compares other networks; give another --out\n")
     # The folder is as good as a run.
-    assert dirprune(monkeypatch, capsys, "plane", "out", "--size", 2)[0] == 0
-    assert arrays(elsewhere / "out" / "plane.npz")["names"].tolist()[2] == "bend"
+    assert dirprune("plane", "out", "--size", 2)[0] == 0
+    assert arrays(checkpoints / "out" / "plane.npz")["names"].tolist()[2] == "bend"
 
 
-def test_without_test_data_the_training_error_is_shown(elsewhere, monkeypatch, capsys):
-    pair = ("--between", "a.pt", "b.safetensors", "--model", "theirs:model", "--data", "theirs:train_alone")
-    code, _, err = dirprune(monkeypatch, capsys, "curve", *pair, "--out", "out", "--epochs", 1, "--points", 2)
+def test_without_test_data_the_training_error_is_shown(checkpoints, dirprune):
+    pair = ("--between", "a.pt", "b.safetensors", "--model", "mine:model", "--data", "mine:data_without_test")
+    code, _, err = dirprune("curve", *pair, "--out", "out", "--epochs", 1, "--points", 2)
     assert (code, err) == (0, "")
-    assert np.isnan(arrays(elsewhere / "out" / "curve.npz")["test_loss"]).all()
-    assert "training error, %" in (elsewhere / "out" / "figures" / "curve-error.svg").read_text()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"--model": "theirs"}, "invalid model: theirs (must be package.module:function"),
-        ({"--model": "theirs:nothing"}, "invalid model: theirs:nothing (must be package.module:function"),
-        ({"--model": "nowhere:model"}, "invalid model: nowhere:model (must be package.module:function; No module"),
-        ({"--model": "theirs:number"}, "invalid model: theirs:number (must be a function)"),
-        ({"--model": "theirs:no_model"}, "invalid model: theirs:no_model (must return a torch.nn.Module)"),
-        ({"--data": "theirs:no_model"}, "invalid data: theirs:no_model (must return {'train': batches"),
-        ({"--loss": "theirs:nothing"}, "invalid loss: theirs:nothing"),
-        ({"--epochs": "0"}, "invalid epochs: 0"),
-        ({"--points": "1"}, "invalid points: 1"),
-        ({"--tolerance": "-1"}, "invalid tolerance: -1.0"),
-        ({"--out": None}, "--between A B needs --model, --data and --out"),
-    ],
-)
-def test_mistakes_are_one_line(elsewhere, monkeypatch, capsys, changes, message):
-    options = {"--model": "theirs:model", "--data": "theirs:data", "--out": "out", "--epochs": "1", "--points": "2"}
-    options = {name: value for name, value in (options | changes).items() if value is not None}
-    flags = [part for option in options.items() for part in option]
-    code, _, err = dirprune(monkeypatch, capsys, "curve", "--between", "a.pt", "b.pt", *flags)
-    assert (code, err.count("\n")) == (2, 1)
-    assert message in err
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"PK broken", "b.pt is not a readable file of weights"),
-        (None, "b.pt: No such file or directory"),
-        ({"epoch": 3}, "b.pt: holds no state dict"),
-        ([torch.zeros(2)], "b.pt: holds no state dict"),
-        ({"state_dict": {"0.weight": torch.zeros(2)}}, "invalid end: entry '0.weight' has shape (2,)"),
-    ],
-)
-def test_a_checkpoint_that_cannot_be_used_is_named(elsewhere, monkeypatch, capsys, content, message):
-    path = elsewhere / "b.pt"
-    if content is None:
-        path.unlink()
-    elif isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        torch.save(content, path)
-    flags = ("--model", "theirs:model", "--data", "theirs:data", "--out", "out")
-    code, _, err = dirprune(monkeypatch, capsys, "curve", "--between", "a.pt", "b.pt", *flags)
-    assert (code, err.count("\n")) == (2, 1)
-    assert message in err
-
-
-def test_a_run_or_two_checkpoints_not_both(run, monkeypatch, capsys):
-    for args in ((), (run, "--model", "theirs:model"), (run, "--between", "a", "b", "--model", "m", "--data", "d")):
-        code, _, err = dirprune(monkeypatch, capsys, "curve", *args)
-        assert (code, err.count("\n")) == (2, 1)
-    (run / "grda" / "model.safetensors").unlink()
-    code, _, err = dirprune(monkeypatch, capsys, "curve", run)
-    assert (code, err) == (2, f"dirprune: {run}/grda/model.safetensors: No such file or directory\n")
+    assert np.isnan(arrays(checkpoints / "out" / "curve.npz")["test_loss"]).all()
+    assert "training error, %" in (checkpoints / "out" / "figures" / "curve-error.svg").read_text()
 
 
 def values(loss):
