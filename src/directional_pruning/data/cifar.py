@@ -152,8 +152,9 @@ def _read(path: Path, variant: _Variant) -> Tensors:
         if not (test := find_shards(path, "test")):
             raise FileNotFoundError(f"{path} has training images but no test-*.parquet")
         return _decode_all(Shards(train), Shards(test))
-    for place in [path] if path.is_file() else [path, *(path / name for name in variant.names)]:
-        if place.exists() and (tensors := read_archive(place, variant.classes)) is not None:
+    candidates = [path] if path.is_file() else [path, *(path / name for name in variant.names)]
+    for candidate in candidates:
+        if candidate.exists() and (tensors := read_archive(candidate, variant.classes)) is not None:
             return tensors
     if (path / "train").is_dir():
         return _read_folders(path, variant)

@@ -100,26 +100,16 @@ class Photos:
         return shuffled[pools[groups[shuffled]].argsort(stable=True)]
 
 
+@dataclass(frozen=True, eq=False)
 class _Decoding(Dataset[Tensor | Exception]):
     """The work of a worker: entry i is the decoded batch i, ``(b, 3, size, size)`` uint8."""
 
-    def __init__(
-        self,
-        source: Folder | Shards,
-        size: int,
-        resize: int,
-        seed: int | None,
-        order: Tensor,
-        slices: list[tuple[int, int]],
-    ) -> None:
-        self.source, self.size, self.resize, self.seed, self.order, self.slices = (
-            source,
-            size,
-            resize,
-            seed,
-            order,
-            slices,
-        )
+    source: Folder | Shards
+    size: int
+    resize: int
+    seed: int | None
+    order: Tensor
+    slices: list[tuple[int, int]]
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -129,11 +119,11 @@ class _Decoding(Dataset[Tensor | Exception]):
         numbers = self.order[start:stop].tolist()
         images = torch.empty(len(numbers), 3, self.size, self.size, dtype=torch.uint8)
         try:
-            for place, number in zip(images, numbers):
+            for image, number in zip(images, numbers):
                 # Python seeds with the digest of the string: near seeds and numbers give unrelated random numbers.
                 rng = None if self.seed is None else random.Random(f"{self.seed} {number}")
                 encoded, name = self.source.encoded(number), self.source.name(number)
-                place.copy_(decode(encoded, name, self.size, resize=self.resize, rng=rng))
+                image.copy_(decode(encoded, name, self.size, resize=self.resize, rng=rng))
         # Returned, not raised: the loader would add the worker's traceback to the message.
         except (CorruptFileError, OSError, ModuleNotFoundError) as error:
             return error
@@ -190,12 +180,8 @@ def photos(
     (torch.Size([1, 3, 224, 224]), tensor([0]))
     """
     workers = _available_cores() if workers is None else workers
-    for name, value, least in (
-        ("classes", classes, 1),
-        ("size", size, 1),
-        ("resize", resize, size),
-        ("workers", workers, 0),
-    ):
+    limits = (("classes", classes, 1), ("size", size, 1), ("resize", resize, size), ("workers", workers, 0))
+    for name, value, least in limits:
         if value < least:
             raise ValueError(f"invalid {name}: {value} (must be >= {least})")
     if not (folder := folder or os.environ.get("DIRPRUNE_DATA")):
@@ -217,7 +203,7 @@ def _available_cores() -> int:
 
 
 def _sources(path: Path, classes: int) -> tuple[Folder | Shards, Folder | Shards]:
-    """Training and test images, with labels below ``classes``."""
+    """Training and test images, whose labels are in 0..``classes - 1``."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder")
     if files := find_shards(path, "train"):
