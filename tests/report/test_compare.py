@@ -13,16 +13,11 @@ import pytest
 from directional_pruning import cli
 from directional_pruning.files import CorruptFileError
 from directional_pruning.report import comparison_rows, write_comparison
+from directional_pruning.report.comparison_page import training_panels
 from directional_pruning.report.groups import gather
 from directional_pruning.report.plots.style import AT_NIGHT, COLOURS
 from directional_pruning.report.plots.tradeoff import accuracy_against_zeros, layer_by_layer
-from directional_pruning.report.plots.training import (
-    accuracy_over_training,
-    loss_over_training,
-    norm_ratio_over_training,
-    training_accuracy_over_training,
-    zeros_over_training,
-)
+from directional_pruning.report.plots.training import training_figure
 from directional_pruning.report.published import published, published_row
 
 # The table of the paper: recipe, c, mu, zeros and test accuracy in percent, as printed; the baseline's accuracy.
@@ -60,7 +55,7 @@ def printed(fraction, like):
 def test_the_papers_table_comes_out_as_printed(recipe, c, mu, zeros, accuracy, twin):
     row = published_row(recipe, c, mu)
     assert (printed(row["sparsity"], zeros), printed(row["test_accuracy"], accuracy)) == (zeros, accuracy)
-    assert printed(row["twin_accuracy"], twin or ".00") == twin
+    assert printed(row["dense_accuracy"], twin or ".00") == twin
     assert row["seeds"] == (1 if "resnet50" in recipe else 9 if mu == 0.7 else 10)
 
 
@@ -81,7 +76,7 @@ def test_thresholds_sizes_and_lengths_are_the_papers():
 
 def test_published_curves_end_at_the_published_figures_and_carry_no_diverged_seed():
     for name in ("vgg16-cifar10", "wrn28x10-cifar10", "wrn28x10-cifar100"):
-        for row in (published(name).twin, *published(name).settings):
+        for row in (published(name).dense, *published(name).settings):
             if row.curves:
                 assert row.curves["test_accuracy"].y[-1] == pytest.approx(row.test_accuracy, abs=2e-5)
                 assert row.c == 0 or row.curves["sparsity"].y[-1] == pytest.approx(row.sparsity, abs=2e-5)
@@ -92,7 +87,7 @@ def test_published_curves_end_at_the_published_figures_and_carry_no_diverged_see
 
 def test_figures_of_the_paper_are_there_with_their_sources():
     vgg, imagenet = published("vgg16-cifar10"), published("resnet50-imagenet-fixed")
-    ends = [row.curves["norm_ratio"].y[-1] for row in (vgg.setting(0.0005, 0.51), vgg.twin)]
+    ends = [row.curves["norm_ratio"].y[-1] for row in (vgg.setting(0.0005, 0.51), vgg.dense)]
     assert ends == pytest.approx([6.19e-4, 3.53e-4], rel=1e-3)
     assert dict(zip(*imagenet.frontier["magnitude, extended"]))[0.9] == 0.7516
     assert len(imagenet.layers.names) == 54
@@ -102,7 +97,7 @@ def test_figures_of_the_paper_are_there_with_their_sources():
 
 
 def test_a_modern_recipe_is_compared_with_its_base_and_an_unknown_one_with_nothing():
-    assert published("resnet50-imagenet-modern").beyond
+    assert published("resnet50-imagenet-modern").modern
     assert published("resnet50-imagenet-modern").settings == published("resnet50-imagenet").settings
     assert published_row("vgg16-cifar10-modern", 0.0005, 0.51) == published_row("vgg16-cifar10", 0.0005, 0.51)
     assert published_row("digits", 0.01, 0.7) is published_row("vgg16-cifar10", 0.0005, 0.61) is None
@@ -162,7 +157,7 @@ def test_rows_are_means_over_seeds_beside_the_papers(tmp_path):
     assert row.sparsity_prunable == pytest.approx((0.91, 0, 3))
     assert row.published["test_accuracy"].mean == 0.90856
     assert row.difference("test_accuracy") == pytest.approx(0.91 - 0.90856)
-    assert row.difference("twin_accuracy") == pytest.approx(0.9 - 0.90818)
+    assert row.difference("dense_accuracy") == pytest.approx(0.9 - 0.90818)
     assert (other.mu, other.sparsity_all) == (0.51, (0.6, None, 1))
     assert comparison_rows([tmp_path / "other", tmp_path / "sweep"]) == [other, row]
 
@@ -229,7 +224,7 @@ def test_a_seed_run_twice_is_said_and_a_twin_trained_once_counts_for_all_setting
     (lone / "metrics.jsonl").write_text("".join(line for line in lines if '"sgd"' not in line))
     first, second = comparison_rows([tmp_path])
     assert first.flags == ("more than one run of seed 1",)
-    assert second.twin_accuracy == (0.95, None, 1)
+    assert second.dense_accuracy == (0.95, None, 1)
 
 
 def test_runs_are_found_at_any_depth_and_each_once(tmp_path, capsys, monkeypatch):
@@ -272,7 +267,7 @@ def test_pictures_hold_our_means_with_their_range_and_the_papers_points(tmp_path
     make_run(tmp_path / "a", accuracy=0.90)
     make_run(tmp_path / "b", accuracy=0.92, seed=2)
     groups = gather([tmp_path])
-    figure = accuracy_over_training(groups)
+    figure = training_figure("accuracy", groups)
     ours, theirs = (lines_of(figure, dashed=dashed) for dashed in (False, True))
     assert ours[COLOURS["grda"]][-1].tolist() == pytest.approx([600, 91])
     assert ours[COLOURS["sgd"]][299].tolist() == pytest.approx([300, 45.45])
@@ -282,18 +277,18 @@ def test_pictures_hold_our_means_with_their_range_and_the_papers_points(tmp_path
     assert band.ymax == pytest.approx(92)
     assert "test accuracy, %" in [text.get_text() for text in figure.axes[0].texts]
     assert figure.axes[0].get_xlabel() == "epoch"
-    norms = norm_ratio_over_training(groups)
+    norms = training_figure("norm_ratio", groups)
     assert lines_of(norms, dashed=True)[COLOURS["sgd"]][-1].tolist() == pytest.approx([599, 0.35286])
     assert lines_of(norms, dashed=False)[COLOURS["grda"]][-1].tolist() == pytest.approx([600, 1])
     assert COLOURS["grda"] not in lines_of(norms, dashed=True)  # the paper shows mu 0.51 only
-    zeros = lines_of(zeros_over_training(groups), dashed=True)[COLOURS["grda"]]
+    zeros = lines_of(training_figure("sparsity", groups), dashed=True)[COLOURS["grda"]]
     assert zeros[-1].tolist() == pytest.approx([600, 90.476])
-    assert loss_over_training(groups).axes[0].get_yscale() == "log"
+    assert training_figure("loss", groups).axes[0].get_yscale() == "log"
 
 
 def test_shortened_and_held_out_runs_are_drawn_over_the_share_of_training_and_named(tmp_path):
     make_run(tmp_path / "run", epochs=20, paper_protocol=False)
-    figure = accuracy_over_training(gather([tmp_path]))
+    figure = training_figure("accuracy", gather([tmp_path]))
     assert figure.axes[0].get_xlabel() == "share of training, % (ours 20 epochs, the paper 600)"
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert {"validation accuracy, %", "dashed: the paper, test"} <= set(texts)
@@ -307,13 +302,13 @@ def test_the_axis_ends_soon_after_what_ours_have_reached_and_the_papers_curves_w
     make_run(tmp_path / "run", upto=2, finished=False)
     for epochs in others:  # beside trainings of another length the axis is the share of training
         make_run(tmp_path / "other", epochs=epochs, upto=1, finished=False)
-    for draw in (accuracy_over_training, loss_over_training, zeros_over_training, norm_ratio_over_training):
-        figure = draw(gather([tmp_path]))
+    for name in ("accuracy", "loss", "sparsity", "norm_ratio"):
+        figure = training_figure(name, gather([tmp_path]))
         assert figure.axes[0].get_xlim() == pytest.approx((0, end))
         for theirs in lines_of(figure, dashed=True).values():
             assert (theirs[:-1, 0] < end).all()
             assert theirs[-1, 0] >= end  # the line leads out of the picture
-    lowest, highest = accuracy_over_training(gather([tmp_path / "run"])).axes[0].get_ylim()
+    lowest, highest = training_figure("accuracy", gather([tmp_path / "run"])).axes[0].get_ylim()
     assert lowest < 0.3
     assert highest < 60
 
@@ -354,10 +349,10 @@ def test_layers_of_resnet50_stand_at_their_places_beside_other_methods_and_biase
 
 def test_training_accuracy_is_drawn_where_the_paper_shows_it_and_no_loss(tmp_path):
     make_run(tmp_path / "rn", recipe="resnet50-imagenet-fixed", mu=0.55, c=0.005, epochs=147, batch_size=256)
-    make_run(tmp_path / "vgg")
-    figure = training_accuracy_over_training(gather([tmp_path / "rn"]))
+    figure = training_figure("training_accuracy", gather([tmp_path / "rn"]))
     assert lines_of(figure, dashed=True)[COLOURS["grda"]][-1].tolist() == pytest.approx([146, 68.75])
-    assert training_accuracy_over_training(gather([tmp_path / "vgg"])) is None
+    assert "training_accuracy" in training_panels(published("resnet50-imagenet-fixed"))
+    assert "training_accuracy" not in training_panels(published("vgg16-cifar10"))
 
 
 def test_recipes_the_paper_does_not_have_are_compared_with_each_other(tmp_path):
@@ -371,7 +366,7 @@ def test_recipes_the_paper_does_not_have_are_compared_with_each_other(tmp_path):
     page = write_comparison([tmp_path], tmp_path / "page.html").read_text(encoding="utf-8")
     assert "4 runs of 1 recipe<" in page
     assert "difference" not in page
-    figure = accuracy_over_training(gather([tmp_path]))
+    figure = training_figure("accuracy", gather([tmp_path]))
     assert not lines_of(figure, dashed=True)
     assert "validation accuracy, %" in [text.get_text() for text in figure.axes[0].texts]
 

@@ -16,17 +16,11 @@ import pytest
 
 from directional_pruning.files import CorruptFileError
 from directional_pruning.report import write_report
-from directional_pruning.report.plots.run import (
-    accuracy_figure,
-    histogram_figure,
-    layers_figure,
-    loss_figure,
-    norm_ratio_figure,
-    schedule_figure,
-    sparsity_figure,
-)
+from directional_pruning.report.groups import single_group
 from directional_pruning.report.plots.style import AT_NIGHT, to_svg
-from directional_pruning.run_folder import read_run
+from directional_pruning.report.plots.training import schedule_figure, training_figure
+from directional_pruning.report.plots.weights import histogram_figure, layers_figure
+from directional_pruning.run_folder import Run, read_run
 
 CONFIG = {
     "recipe": "digits",
@@ -100,6 +94,12 @@ def make_run(folder, metrics=None, summary=SUMMARY, config=CONFIG):
     return folder
 
 
+def figure_of(name, lines, recipe="", **config):
+    """A figure of the run with these records."""
+    group = single_group(Run(recipe, config, list(lines), {}, {}))
+    return schedule_figure(group) if name == "schedule" else training_figure(name, [group], single=True)
+
+
 def read_page(folder):
     return write_report(folder).read_text(encoding="utf-8")
 
@@ -138,7 +138,7 @@ def parsed(page):
     return parser.seen
 
 
-def test_a_finished_run_is_told_in_one_sentence_and_one_table(tmp_path):
+def test_a_finished_run_has_one_sentence_and_one_table(tmp_path):
     page = read_page(make_run(tmp_path))
     text = visible(page)
     sentence = "92.6 % of all parameters are exactly zero; test accuracy 99.4 % against 99.5 % for the dense baseline"
@@ -245,14 +245,14 @@ def test_nothing_finite_at_all_still_gives_pictures():
         for network in ("sgd", "grda")
         for epoch in (1, 2)
     ]
-    for draw in (loss_figure, accuracy_figure, sparsity_figure, schedule_figure):
-        ElementTree.fromstring(to_svg(draw(lines)))
+    for name in ("loss", "accuracy", "sparsity", "schedule"):
+        ElementTree.fromstring(to_svg(figure_of(name, lines)))
 
 
 @pytest.mark.parametrize("losses", [(0.0, 0.0), (1e30, 0.0), (2.301, 2.302), (1e-12, 1e12), (-1.0, 1.0)])
 def test_losses_of_any_size_can_be_drawn(losses):
     lines = [{"network": "sgd", "epoch": epoch, "train_loss": loss} for epoch, loss in enumerate(losses, start=1)]
-    ElementTree.fromstring(to_svg(loss_figure(lines)))
+    ElementTree.fromstring(to_svg(figure_of("loss", lines)))
 
 
 @pytest.mark.parametrize("key", [key for key in SUMMARY if key != "recipe"])
@@ -270,8 +270,8 @@ def test_metrics_without_one_number_give_a_page_without_it(tmp_path, key):
 
 def test_without_validation_the_training_accuracy_is_shown_and_named_so():
     lines = [{"network": "sgd", "epoch": 1, "train_accuracy": 0.5}]
-    assert "training accuracy, %" in to_svg(accuracy_figure(lines))
-    assert "validation accuracy, %" in to_svg(accuracy_figure([{**lines[0], "validation_accuracy": 0.4}]))
+    assert "training accuracy, %" in to_svg(figure_of("accuracy", lines))
+    assert "validation accuracy, %" in to_svg(figure_of("accuracy", [{**lines[0], "validation_accuracy": 0.4}]))
 
 
 def test_an_empty_configuration_is_enough(tmp_path):
@@ -284,26 +284,26 @@ def test_an_empty_configuration_is_enough(tmp_path):
 def test_the_accuracy_axis_cuts_nothing_and_drops_on_the_way_are_explained(tmp_path):
     lines = [*epochs("sgd", epochs=40), *epochs("grda", epochs=40)]
     lines[4].update(validation_accuracy=0.1)
-    assert accuracy_figure(lines).axes[0].get_ylim()[0] < 10
+    assert figure_of("accuracy", lines).axes[0].get_ylim()[0] < 10
     assert "Sharp drops on the way are real" in visible(read_page(make_run(tmp_path, lines)))
 
 
 def test_pictures_hold_the_numbers_they_were_given(tmp_path):
     lines = [*epochs("sgd"), *epochs("grda")]
-    drawn = loss_figure(lines).axes[0].lines[0].get_xydata()
+    drawn = figure_of("loss", lines).axes[0].lines[0].get_xydata()
     assert drawn.tolist() == [[epoch, 1 / epoch**2] for epoch in (1, 2, 3, 4)]
     bars = [bar.get_width() for bar in layers_figure(read_run(make_run(tmp_path)).summary["layers"]).axes[0].patches]
     assert bars[2:] == pytest.approx([100 * (1 - 120 / 288), 100 * (1 - 500 / 1280)])
     assert "734 weights" in to_svg(histogram_figure(SUMMARY["histogram"]))
-    assert [len(schedule_figure(lines).axes), len(schedule_figure([*epochs("sgd")]).axes)] == [2, 1]
-    for draw in (loss_figure, accuracy_figure, sparsity_figure, schedule_figure, layers_figure):
-        assert draw([]) is None
-    assert histogram_figure({}) is None
+    assert [len(figure_of("schedule", lines).axes), len(figure_of("schedule", [*epochs("sgd")]).axes)] == [2, 1]
+    for name in ("loss", "accuracy", "sparsity", "schedule", "norm_ratio"):
+        assert figure_of(name, []) is None
+    assert layers_figure([]) is histogram_figure({}) is None
 
 
 def test_labels_beside_a_panel_never_touch():
     lines = [*epochs("sgd"), *epochs("grda", sparsity_all=0.999, sparsity_prunable=0.9991)]
-    axes = sparsity_figure(lines).axes[0]
+    axes = figure_of("sparsity", lines).axes[0]
     heights = sorted(text.xy[1] for text in axes.texts if "\n" in text.get_text())
     height = axes.get_window_extent().height / axes.figure.dpi * 72
     assert len(heights) == 3
@@ -425,7 +425,7 @@ def test_a_run_of_a_published_setting_stands_beside_the_paper(tmp_path):
 
 def test_an_unpublished_run_has_its_norm_ratio_and_nothing_of_the_paper(tmp_path):
     lines = [*epochs("sgd", norm_ratio=3e-4), *epochs("grda", norm_ratio=6e-4)]
-    axes = norm_ratio_figure(lines).axes[0]
+    axes = figure_of("norm_ratio", lines).axes[0]
     assert axes.lines[0].get_ydata().tolist() == pytest.approx([0.3] * 4)
     page = read_page(make_run(tmp_path, lines))
     assert "<h2>The paper</h2>" not in page
@@ -442,15 +442,15 @@ def test_a_run_of_the_papers_setting_under_way_shows_what_is_published(tmp_path)
 
 def test_the_axis_ends_soon_after_the_last_epoch_there_is():
     lines = [*epochs("sgd", 2, epochs=600, norm_ratio=3e-4)]
-    for draw in (loss_figure, accuracy_figure, sparsity_figure, schedule_figure):
-        assert draw(lines).axes[0].get_xlim() == pytest.approx((0, 2.2))
-    axes = norm_ratio_figure(lines, "vgg16-cifar10", 0.0005, 0.51).axes[0]
+    for name in ("loss", "accuracy", "sparsity", "schedule"):
+        assert figure_of(name, lines).axes[0].get_xlim() == pytest.approx((0, 2.2))
+    axes = figure_of("norm_ratio", lines, "vgg16-cifar10", c=0.0005, mu=0.51).axes[0]
     assert axes.get_xlim() == pytest.approx((0, 2.2))
     dashed = [line.get_xdata().tolist() for line in axes.lines if line.get_linestyle() == "--"]
     assert dashed == [[0, 1, 5]] * 2
 
 
 def test_the_published_norm_ratio_is_drawn_to_the_runs_length():
-    axes = norm_ratio_figure([*epochs("grda", norm_ratio=6e-4)], "vgg16-cifar10", 0.0005, 0.51).axes[0]
+    axes = figure_of("norm_ratio", epochs("grda", norm_ratio=6e-4), "vgg16-cifar10", c=0.0005, mu=0.51).axes[0]
     dashed = [line.get_xydata()[-1].tolist() for line in axes.lines if line.get_linestyle() == "--"]
     assert dashed == [pytest.approx([4 * 599 / 600, x]) for x in (0.35286, 0.61854)]

@@ -1,12 +1,19 @@
-"""What a run says in words: numbers as a reader wants them, captions of the pictures, names and meanings."""
+"""The sentences of the pages: headline, captions, and alternative texts for those who cannot see the figures."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
 
 from ..run_folder import Record, Run
-from .formatting import amount, decimal, duration, percent, size
+from .formatting import NAMES, amount, decimal, duration, percent, size
+from .groups import Group, single_group, watched_accuracy
+from .plots.style import labels_of
+from .statistics import Row, mean_and_deviation
 
-THE = {"sgd": "the dense baseline", "grda": "gRDA"}
+Figures = Mapping[str, Figure | None]
+Captions = dict[str, tuple[str, str]]
+_SUBJECTS = {"sgd": f"the {NAMES['sgd']}", "grda": NAMES["grda"]}
 
 ABOUT = """<p class="about">gRDA trains a network and prunes it in the same pass: after every step, each weight that
 has not outgrown a slowly rising threshold is set to exactly zero. Its <span class="sgd">dense baseline</span> is the
@@ -30,106 +37,124 @@ def headline(run: Run) -> tuple[str, str]:
     if not run.summary:
         return _progress(run)
     summary, grda, sgd = (_finite(part) for part in (run.summary, run.summary.get("grda"), run.summary.get("sgd")))
-    parts = []
+    results, details = [], []
     if "sparsity_all" in grda:
-        parts.append(f"{percent(grda['sparsity_all'])} of all parameters are exactly zero")
+        results.append(f"{percent(grda['sparsity_all'])} of all parameters are exactly zero")
     if "test_accuracy" in grda:
-        twin = f" against {percent(sgd['test_accuracy'])} for the dense baseline" if "test_accuracy" in sgd else ""
-        parts.append(f"test accuracy {percent(grda['test_accuracy'])}{twin}")
-    rest = []
+        dense = f" against {percent(sgd['test_accuracy'])} for {_SUBJECTS['sgd']}" if "test_accuracy" in sgd else ""
+        results.append(f"test accuracy {percent(grda['test_accuracy'])}{dense}")
     if "parameters" in summary:
-        rest.append(f"The network has {amount(summary['parameters'])} parameters.")
+        details.append(f"The network has {amount(summary['parameters'])} parameters.")
     small, large = grda.get("sparse_bytes", 0), sgd.get("bytes", grda.get("bytes", 0))
     if small > 0 and large > 1.05 * small:
         times = decimal(large / small, 2)
-        rest.append(f"Stored without its zeros it takes {size(small)} instead of {size(large)}, {times} times less.")
+        details.append(f"Stored without its zeros it takes {size(small)} instead of {size(large)}, {times} times less.")
     if "seconds" in summary:
-        rest.append(f"Training both networks took {duration(summary['seconds'])}.")
-    return "; ".join(parts) or "Finished", " ".join(rest)
+        details.append(f"Training both networks took {duration(summary['seconds'])}.")
+    return "; ".join(results) or "Finished", " ".join(details)
 
 
-def captions(run: Run) -> dict[str, tuple[str, str]]:
-    """For each picture, what to see in it, and the same for those who cannot see it."""
-    data, accuracy = accuracy_of(run.metrics, paper_protocol=run.paper_protocol)
-    ends_together = (
-        f"Where the curves end together, pruning cost no accuracy (share of correct answers on {data} data)."
-    )
+def run_captions(run: Run, figures: Figures) -> Captions:
+    """For each figure of a run its caption, and its alternative text."""
+    data = watched_accuracy([single_group(run)])
+    accuracy = f"Where the curves end together, pruning cost no accuracy (share of correct answers on {data} data)."
     if data != "training":
-        ends_together += (
+        accuracy += (
             " Sharp drops on the way are real and pass: while the learning rate is high, the running averages of batch"
             " norm lag behind the moving weights."
         )
     zeros = run.summary.get("histogram", {}).get("grda_zeros", 0.0)
-    needle = ""
-    if zeros > 0:
-        needle = f" The {amount(zeros)} exact zeros of gRDA are the needle, counted apart from its curve."
+    line = (
+        f" The {amount(zeros)} exact zeros of gRDA are the vertical line, not part of its curve." if zeros > 0 else ""
+    )
     layers = run.summary.get("layers", [])
-    bars = (f"{layer['name']} {percent(1 - layer['nonzeros'] / layer['total'])}" for layer in layers)
+    bars = ", ".join(f"{layer['name']} {percent(1 - layer['nonzeros'] / layer['total'])}" for layer in layers)
     return {
-        "loss": (
-            "The lower the curve, the better the network fits its training data.",
-            f"Training loss over epochs, on a log scale. {_ends(run, 'train_loss', decimal)}",
-        ),
-        "accuracy": (
-            ends_together,
-            f"Accuracy on the {data} data over epochs. {_ends(run, accuracy, percent)}",
-        ),
-        "sparsity": (
+        **_training_captions(
+            figures,
+            accuracy,
             "gRDA empties the network while it trains: zeros among all parameters, and among those it may prune.",
-            f"Share of all parameters that are exactly zero, over epochs. {_ends(run, 'sparsity_all', percent)}",
         ),
         "schedule": (
             "The learning rate sets the pace; the threshold, below which a weight is set to zero, never falls.",
-            f"Learning rate and threshold over epochs. Threshold of {_ends(run, 'threshold', decimal, ('grda',))}",
-        ),
-        "norm_ratio": (
-            "The 2-norm of all parameters over their 1-norm: the higher, the fewer weights carry the network.",
-            f"Ratio of the norms of all parameters over epochs. {_ends(run, 'norm_ratio', decimal)}",
+            f"Learning rate and threshold over training. {labels_of(figures.get('schedule'))}",
         ),
         "layers": (
             "Where gRDA pruned: the longer the bar, the emptier the layer; the input is at the top, the output below.",
-            f"Share of zeros in each prunable layer: {', '.join(bars)}.",
+            f"Share of zeros in each prunable layer: {bars}.",
         ),
         "histogram": (
-            f"How large the weights of both networks are.{needle}",
-            f"Histogram of the weights of both networks, on a log scale.{needle}",
+            f"How large the weights of both networks are.{line}",
+            f"Histogram of the weights of both networks, on a log scale.{line}",
         ),
     }
 
 
-def accuracy_of(metrics: Sequence[Record], *, paper_protocol: bool = False) -> tuple[str, str]:
-    """The data whose accuracy is shown, and its key: validation, or training where nothing was held out.
+def comparison_captions(groups: Sequence[Group], rows: Sequence[Row], figures: Figures) -> Captions:
+    """The same for the figures of several settings of one recipe."""
+    paper, watched = groups[0].paper, watched_accuracy(groups)
+    data = f"the {watched} data"
+    if paper and "validation" in watched:
+        data = "held-out training images, not the test data that the paper shows"
+    averaged = "the seeds that have got furthest" if any(row.seeds < row.runs for row in rows) else "seeds"
+    cut = " What lies more than 18 points below the best is cut off." if paper and paper.frontier else ""
+    ends = "; ".join(
+        f"{row.label}: zeros {mean_and_deviation(row.sparsity_all)},"
+        f" test accuracy {mean_and_deviation(row.test_accuracy)}"
+        for row in rows
+    )
+    return {
+        **_training_captions(
+            figures,
+            f"Accuracy on {data}. The first fifth may lie below the figure. Lines are means over {averaged}, shades"
+            " reach from the lowest to the highest.",
+            "How the networks empty while they train.",
+        ),
+        "accuracy_zeros": (
+            f"What the zeros cost at the end of training, on the test data. Bars are one sample deviation.{cut}",
+            f"Test accuracy against zeros for each setting. {ends}.",
+        ),
+        "layers": (
+            "Where the zeros are: each layer's weights, from the input to the output.",
+            f"Zeros layer by layer for each setting. {ends}.",
+        ),
+    }
 
-    The paper's protocol holds nothing out: it watches the test data, and records them under the key of validation.
-    """
-    if any("validation_accuracy" in record for record in metrics):
-        return "test" if paper_protocol else "validation", "validation_accuracy"
-    return "training", "train_accuracy"
+
+def _training_captions(figures: Figures, accuracy: str, sparsity: str) -> Captions:
+    texts = {
+        "loss": ("The lower the curve, the better the network fits its training data.", "Training loss"),
+        "accuracy": (accuracy, "Accuracy"),
+        "training_accuracy": ("Accuracy on the training data, as far as the paper shows it.", "Training accuracy"),
+        "sparsity": (sparsity, "Share of parameters that are exactly zero"),
+        "norm_ratio": (
+            "The 2-norm of all parameters over their 1-norm: the higher, the fewer weights carry the network.",
+            "Ratio of the norms of all parameters",
+        ),
+    }
+    return {
+        name: (caption, f"{what} over training. {labels_of(figures.get(name))}")
+        for name, (caption, what) in texts.items()
+    }
 
 
 def _progress(run: Run) -> tuple[str, str]:
-    for network, what in run.diverged.items():
-        return f"{THE[network][:1].upper()}{THE[network][1:]} diverged: {what}", ""
+    for network, reason in run.diverged.items():
+        subject = _SUBJECTS[network]
+        return f"{subject[:1].upper()}{subject[1:]} diverged: {reason}", ""
     if not run.metrics:
         return "Not finished: no epoch is complete yet", ""
     network, last = run.metrics[-1]["network"], _finite(run.metrics[-1])
     planned = f" of {last['epochs']:.0f}" if "epochs" in last else ""
-    first = f"Not finished: {THE[network]} is at epoch {last['epoch']}{planned}"
+    progress = f"Not finished: {_SUBJECTS[network]} is at epoch {last['epoch']}{planned}"
     if network == "sgd":
-        return first, "The dense baseline trains first; gRDA follows from the same initial weights."
+        return progress, f"The {NAMES['sgd']} trains first; gRDA follows from the same initial weights."
     zeros = last.get("sparsity_all")
-    return first, "" if zeros is None else f"So far {percent(zeros)} of all parameters are exactly zero."
+    return progress, "" if zeros is None else f"So far {percent(zeros)} of all parameters are exactly zero."
 
 
 def _finite(record: Record | None) -> dict[str, float]:
-    """The numbers of a record that are numbers."""
+    """The finite numbers of a record."""
     return {
         key: value for key, value in (record or {}).items() if isinstance(value, int | float) and math.isfinite(value)
     }
-
-
-def _ends(run: Run, key: str, write: Callable[[float], str], networks: tuple[str, ...] = ("grda", "sgd")) -> str:
-    """Where the curves of a picture end, in words."""
-    last = {network: [record for record in run.of(network) if key in record][-1:] for network in networks}
-    ends = [f"{THE[network]} at epoch {end['epoch']}: {write(end[key])}" for network in last for end in last[network]]
-    return "; ".join(ends) + "."

@@ -2,7 +2,7 @@
 
 import math
 
-NOT_FINITE = "not finite"
+NOT_FINITE, MISSING = "not finite", "–"
 NAMES = {"sgd": "dense baseline", "grda": "gRDA"}
 
 
@@ -21,12 +21,14 @@ def percent(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
-def points(difference: float) -> str:
+def points(difference: float | None) -> str:
     """A difference of two fractions in percentage points, with its sign.
 
     >>> points(0.0012), points(-0.105), points(-0.00001)
     ('+0.12', '−10.50', '0.00')
     """
+    if difference is None:
+        return MISSING
     if not math.isfinite(difference):
         return NOT_FINITE
     rounded = round(100 * difference, 2) + 0.0
@@ -88,6 +90,11 @@ def decimal(value: float, digits: int = 3) -> str:
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
     power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return power if mantissa == "1" else f"{mantissa}×{power}"
+
+
+def shortened(name: str, longest: int = 24) -> str:
+    """A long name without its middle."""
+    return name if len(name) <= longest else f"{name[:9]}…{name[10 - longest :]}"
 
 
 def _scaled(count: float, units: tuple[str, ...]) -> str:

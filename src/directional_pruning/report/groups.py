@@ -1,11 +1,13 @@
-"""Runs in folders and sweeps, gathered into groups of one recipe, setting and protocol."""
+"""Collect runs from folders and sweeps into groups of one recipe, setting and protocol."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..run_folder import Run, read_run
+from .formatting import NAMES
 from .published import Published, Setting, published
 
 # What two runs must share, beside recipe and setting, for their mean to mean something; and how to say it.
@@ -35,13 +37,13 @@ class Group:
     setting: str
     protocol: str
     runs: tuple[Run, ...]
-    twins: Mapping[str, Run]
+    dense_runs: Mapping[str, Run]
     """By seed, the runs of the recipe and protocol that hold a dense baseline."""
-    known: Published | None
+    paper: Published | None
 
     @property
     def label(self) -> str:
-        """Setting and protocol in short, as far as they tell it from the other groups of its recipe."""
+        """Setting and protocol in short, as far as they differ from those of the other groups of its recipe."""
         return ", ".join(filter(None, (self.setting, self.protocol)))
 
     @property
@@ -55,14 +57,26 @@ class Group:
         return self.runs[0].config
 
     @property
+    def epochs(self) -> float:
+        """The length of training, or what there is of it where the files do not say."""
+        numbers = [self.config.get("epochs")]
+        numbers += [record.get(key) for run in self.runs for record in run.metrics for key in ("epoch", "epochs")]
+        return max(float(number or 0) for number in (1, *numbers) if math.isfinite(number or 0))
+
+    @property
     def finished(self) -> list[Run]:
         """Those that have a result."""
         return [run for run in self.runs if is_finished(run)]
 
     @property
-    def row(self) -> Setting | None:
+    def paper_row(self) -> Setting | None:
         """What the paper has for the setting."""
-        return self.known.setting(*self.runs[0].setting) if self.known else None
+        return self.paper.setting(*self.runs[0].setting) if self.paper else None
+
+
+def single_group(run: Run) -> Group:
+    """A run as a group of one."""
+    return Group(NAMES["grda"], "", (run,), {seed_of(run): run}, published(run.name))
 
 
 def gather(folders: Iterable[Path]) -> list[Group]:
@@ -72,22 +86,34 @@ def gather(folders: Iterable[Path]) -> list[Group]:
         FileNotFoundError: for a folder that is not there, or holds no run.
         CorruptFileError: for a run that cannot be read.
     """
-    found = map(read_run, _run_folders(folders))
     # Others write a config.json too: what lies between two checkpoints, and other programs.
-    runs = [run for run in found if "recipe" in run.config and "between" not in run.config]
+    runs = [
+        run for run in map(read_run, _run_folders(folders)) if "recipe" in run.config and "between" not in run.config
+    ]
     if not runs:
         raise FileNotFoundError("no run in the folders: their config.json are of something else")
-    gathered: dict[tuple[Any, ...], list[Run]] = {}
-    twins: dict[tuple[Any, ...], dict[str, Run]] = {}
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    dense_runs: dict[tuple[Any, ...], dict[str, Run]] = {}
     for run in sorted(runs, key=lambda run: (run.name, *run.setting, _protocol(run), seed_of(run).zfill(10))):
         protocol = run.name, _protocol(run)
-        gathered.setdefault((protocol, run.setting), []).append(run)
+        groups.setdefault((protocol, run.setting), []).append(run)
         if run.of("sgd") or run.summary.get("sgd"):
-            twins.setdefault(protocol, {}).setdefault(seed_of(run), run)
+            dense_runs.setdefault(protocol, {}).setdefault(seed_of(run), run)
     return [
-        Group(*_labels(group[0], runs), tuple(group), twins.get(protocol, {}), published(group[0].name))
-        for (protocol, _), group in gathered.items()
+        Group(*_labels(group[0], runs), tuple(group), dense_runs.get(protocol, {}), published(group[0].name))
+        for (protocol, _), group in groups.items()
     ]
+
+
+def watched_accuracy(groups: Sequence[Group]) -> str:
+    """The data of the accuracy in the epochs: test or validation, or both; training where no other is recorded.
+
+    The paper's protocol holds nothing out: it watches the test data, and records them under the key of validation.
+    """
+    if not any("validation_accuracy" in record for group in groups for run in group.runs for record in run.metrics):
+        return "training"
+    protocols = {group.runs[0].paper_protocol for group in groups}
+    return " or ".join(data for data, paper in (("test", True), ("validation", False)) if paper in protocols)
 
 
 def seed_of(run: Run) -> str:
@@ -95,15 +121,20 @@ def seed_of(run: Run) -> str:
     return str(run.config.get("seed"))
 
 
+def is_finished(run: Run) -> bool:
+    """Whether it has a result."""
+    return "sparsity_all" in run.summary.get("grda", {})
+
+
 def _run_folders(folders: Iterable[Path]) -> list[Path]:
     """The run folders among these and below them, each once, in the order of their names."""
-    found: dict[Path, Path] = {}
+    paths: dict[Path, Path] = {}
     for folder in folders:
         runs = list(_runs_in(folder))
         if not runs:
             raise FileNotFoundError(f"no run in the folder (no config.json in it or below): {folder}")
-        found |= {run.resolve(): run for run in runs}
-    return [found[path] for path in sorted(found)]
+        paths |= {run.resolve(): run for run in runs}
+    return [paths[path] for path in sorted(paths)]
 
 
 def _runs_in(folder: Path) -> Iterator[Path]:
@@ -131,8 +162,3 @@ def _labels(run: Run, runs: Sequence[Run]) -> tuple[str, str]:
         if len({_protocol(other)[at] for other in others}) > 1:
             words.append(form.format(run.config.get(key) or _MISSING.get(key, 0)))
     return f"{strength}μ {run.setting[1]:g}", ", ".join(words)
-
-
-def is_finished(run: Run) -> bool:
-    """Whether it has a result."""
-    return "sparsity_all" in run.summary.get("grda", {})

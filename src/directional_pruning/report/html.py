@@ -1,7 +1,7 @@
-"""The pieces of a page: one HTML file that needs nothing else, light or dark as the reader's screen is."""
+"""The parts of a page: one HTML file that needs nothing else, light or dark as the reader's screen is."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -13,28 +13,46 @@ from .plots.style import AT_NIGHT, COLOURS, FONTS, GRID, GROUND, INK, MUTED, to_
 
 
 def pictures(
-    drawn: Mapping[str, Figure | None], words: Mapping[str, tuple[str, str]], folder: Path | None = None
+    figures: Mapping[str, Figure | None], captions: Mapping[str, tuple[str, str]], folder: Path | None = None
 ) -> str:
-    """The pictures that are there, as part of a page; each also a file of ``folder`` if one is given."""
-    shown = []
-    for name, figure in drawn.items():
+    """The figures that are there, as part of a page; each also a file of ``folder`` if one is given."""
+    parts = []
+    for name, figure in figures.items():
         if figure is None:
             continue
-        caption, alternative = words[name]
+        caption, alternative = captions[name]
         svg = to_svg(figure, alternative)
         if folder is not None:
             folder.mkdir(exist_ok=True)
             write(folder / f"{name}.svg", svg)
         source = "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
         image = f'<img alt="{escape(alternative)}" src="{source}">'
-        shown.append(f"<figure>\n<figcaption>{escape(caption)}</figcaption>\n{image}\n</figure>")
-    return "\n".join(shown)
+        parts.append(f"<figure>\n<figcaption>{escape(caption)}</figcaption>\n{image}\n</figure>")
+    return "\n".join(parts)
+
+
+def table(kind: str, rows: Sequence[str], *heads: str) -> str:
+    """Rows below lines of headings, all of them cells in HTML; nothing where there are no rows."""
+    head = "".join(f"<tr>{line}</tr>\n" for line in heads)
+    head = head and f"<thead>\n{head}</thead>\n"
+    return f'<table class="{kind}">\n{head}<tbody>\n{"".join(rows)}</tbody>\n</table>\n' if rows else ""
+
+
+def table_row(name: str, *cells: str) -> str:
+    """One row, whose first cell names it."""
+    return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>\n'
+
+
+def headings(*names: str) -> str:
+    """The headings of columns."""
+    return "".join(f'<th scope="col">{name}</th>' for name in names)
 
 
 def section(heading: str, content: str, kind: str = "wide", lead: str = "") -> str:
-    """A heading, a line of words if there is one, and the content; nothing where there is none."""
-    first = f"<p>{escape(lead[:1].upper() + lead[1:])}.</p>\n" if lead else ""
-    return content and f'<section>\n<h2>{heading}</h2>\n{first}<div class="{kind}">\n{content}\n</div>\n</section>'
+    """A heading and a sentence, if there are such, and the content; nothing where there is none."""
+    heading = heading and f"<h2>{heading}</h2>\n"
+    lead = lead and f"<p>{escape(lead[:1].upper() + lead[1:])}.</p>\n"
+    return content and f'<section>\n{heading}{lead}<div class="{kind}">\n{content}\n</div>\n</section>'
 
 
 def write(path: Path, text: str) -> None:

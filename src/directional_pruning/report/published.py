@@ -1,7 +1,6 @@
-"""What the paper published, to compare runs with: its tables and the points of its figures, from ``published.json``.
+"""The paper's tables and the points of its figures, from ``published.json``; shares are fractions.
 
-All shares are fractions. Each recipe names its sources: numbers read from the authors' result files, or decoded from a
-vector figure.
+Each recipe names its sources: numbers read from the authors' result files, or decoded from a vector figure.
 """
 
 import json
@@ -51,17 +50,18 @@ class Layers:
 
 @dataclass(frozen=True)
 class Published:
-    """What the paper says of one recipe; ``beyond`` where it is the recipe's base and not the recipe itself."""
+    """The paper's results for one recipe."""
 
     recipe: str
-    beyond: bool
+    modern: bool
+    """Whether asked for the recipe's ``-modern`` variant, which the paper does not have."""
     parameters: int
     images: tuple[int, int]
     """Of the training data and of the test data."""
     epochs: int
     protocol: Mapping[str, float | str]
     """Network, batch size, rate and the like, under their names in ``config.json``."""
-    twin: Setting | None
+    dense: Setting | None
     settings: tuple[Setting, ...]
     others: tuple[Setting, ...]
     """gRDA on the same network and data, under another schedule of the rate."""
@@ -81,33 +81,31 @@ class Published:
 
 @cache
 def published(recipe: str) -> Published | None:
-    """What the paper has for a recipe; for its ``-modern`` variant what it has for the base, marked ``beyond``.
+    """What the paper has for a recipe; for its ``-modern`` variant what it has for the base.
 
-    >>> published("digits"), published("vgg16-cifar10-modern").beyond
+    >>> published("digits"), published("vgg16-cifar10-modern").modern
     (None, True)
     """
     content = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))["recipes"]
-    record = content.get(recipe.removesuffix(_MODERN))
-    if record is None:
+    base = recipe.removesuffix(_MODERN)
+    if base not in content:
         return None
+    record = {"others": [], "frontier": {}, "layers": None} | content[base]
     if recipe.startswith("resnet50-imagenet"):  # one network on one data set, whatever the schedule of the rate
-        record = {key: content["resnet50-imagenet"][key] for key in ("others", "frontier", "layers")} | record
-    layers = record.get("layers")
-    if layers is not None:
-        methods = {name: np.array(zeros) for name, zeros in layers["methods"].items()}
-        layers = Layers(tuple(layers["names"]), methods)
+        record |= {key: content["resnet50-imagenet"][key] for key in ("others", "frontier", "layers")} | content[base]
+    layers = record["layers"]
     return Published(
-        recipe=recipe.removesuffix(_MODERN),
-        beyond=recipe.endswith(_MODERN),
+        recipe=base,
+        modern=recipe != base,
         parameters=record["parameters"],
         images=tuple(record["images"]),
         epochs=record["epochs"],
         protocol=record["protocol"],
-        twin=_setting(record["twin"]) if "twin" in record else None,
+        dense=_setting(record["twin"]) if "twin" in record else None,
         settings=tuple(map(_setting, record["settings"])),
-        others=tuple(map(_setting, record.get("others", []))),
-        frontier=_series(record.get("frontier", {})),
-        layers=layers,
+        others=tuple(map(_setting, record["others"])),
+        frontier=_series(record["frontier"]),
+        layers=layers and Layers(tuple(layers["names"]), {k: np.array(v) for k, v in layers["methods"].items()}),
         sources=record["sources"],
     )
 
@@ -116,14 +114,14 @@ def published_row(recipe: str, c: float, mu: float) -> dict[str, Any] | None:
     """The figures of one setting to print beside a finished run, fractions; ``None`` where the paper has none.
 
     >>> published_row("wrn28x10-cifar10", 0.001, 0.65)
-    {'sparsity': 0.982877, 'test_accuracy': 0.94531, 'twin_accuracy': 0.94173, 'seeds': 10}
+    {'sparsity': 0.982877, 'test_accuracy': 0.94531, 'dense_accuracy': 0.94173, 'seeds': 10}
     """
-    known = published(recipe)
-    row = known.setting(c, mu) if known else None
-    if known is None or row is None:
+    paper = published(recipe)
+    row = paper.setting(c, mu) if paper else None
+    if paper is None or row is None:
         return None
-    twin = known.twin.test_accuracy if known.twin else None
-    return {"sparsity": row.sparsity, "test_accuracy": row.test_accuracy, "twin_accuracy": twin, "seeds": row.seeds}
+    dense = paper.dense.test_accuracy if paper.dense else None
+    return {"sparsity": row.sparsity, "test_accuracy": row.test_accuracy, "dense_accuracy": dense, "seeds": row.seeds}
 
 
 def _setting(record: dict[str, Any]) -> Setting:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..run_folder import NETWORKS, Record, Run, read_run
-from .captions import ABOUT, MEANINGS, captions, headline
-from .formatting import NAMES, amount, decimal, duration, percent, points, size
-from .html import document, pictures, section, write
+from .captions import ABOUT, MEANINGS, headline, run_captions
+from .formatting import MISSING, NAMES, amount, decimal, duration, percent, points, size
+from .groups import Group, single_group
+from .html import document, headings, pictures, section, table, table_row, write
 from .plots import curvature, landscape
-from .plots import run as figures
-from .published import published
-from .statistics import mean_and_deviation, paper_stats, protocol_flags
+from .plots.training import schedule_figure, training_figure
+from .plots.weights import histogram_figure, layers_figure
+from .statistics import COMPARED, mean_and_deviation, protocol_flags, row_of
 
 Row = tuple[str, str, Callable[[float], str]]
 _RESULTS: Sequence[Row] = (
@@ -42,7 +43,7 @@ _SO_FAR: Sequence[Row] = (
 def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write ``report.html`` and ``figures/*.svg`` into the folder of a run, finished or under way.
 
-    The pictures of the valley are those of ``curve.npz``, ``plane.npz`` and ``curvature.npz``, where they are there.
+    The figures of the landscape show ``curve.npz``, ``plane.npz`` and ``curvature.npz``, where they are there.
 
     Returns the path of the page, which holds its figures and its style, has no script and asks nothing of the network.
     The same run gives the same bytes. Raises ``FileNotFoundError`` if the folder is missing or no run, and
@@ -56,33 +57,26 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     ('report.html', True)
     """
     folder = Path(folder)
-    run = read_run(folder)
-    words, drawn = captions(run), folder / "figures"
-    training = {
-        "loss": figures.loss_figure(run.metrics),
-        "accuracy": figures.accuracy_figure(run.metrics, paper_protocol=run.paper_protocol),
-        "sparsity": figures.sparsity_figure(run.metrics),
-        "schedule": figures.schedule_figure(run.metrics),
-        "norm_ratio": figures.norm_ratio_figure(run.metrics, run.name, *run.setting),
-    }
+    run, files = read_run(folder), folder / "figures"
+    group = single_group(run)
+    training = {name: training_figure(name, [group], single=True) for name in ("loss", "accuracy", "sparsity")}
+    training |= {"schedule": schedule_figure(group), "norm_ratio": training_figure("norm_ratio", [group], single=True)}
     weights = {
-        "layers": figures.layers_figure(run.summary.get("layers", [])),
-        "histogram": figures.histogram_figure(run.summary.get("histogram", {})),
+        "layers": layers_figure(run.summary.get("layers", [])),
+        "histogram": histogram_figure(run.summary.get("histogram", {})),
     }
-    curve, plane = landscape.read_curve(folder), landscape.read_plane(folder)
-    words |= landscape.valley_captions(curve, plane)
-    valley = pictures(landscape.valley_figures(curve, plane), words, drawn)
-    curved = curvature.read_curvature(folder)
-    words |= curvature.curvature_captions(curved)
-    flat = pictures({"curvature": curvature.curvature_figure(curved)}, words, drawn)
+    captions = run_captions(run, training)
+    curve, plane, curved = landscape.read_curve(folder), landscape.read_plane(folder), curvature.read_curvature(folder)
+    valley = pictures(landscape.valley_figures(curve, plane), landscape.valley_captions(curve, plane), files)
+    flat = pictures({"curvature": curvature.curvature_figure(curved)}, curvature.curvature_captions(curved), files)
     command = escape(str(run.config.get("command") or ""))
     settings = {key: value for key, value in run.config.items() if key not in ("command", "versions")}
     sections = [
         _header(run),
         _results(run),
-        section("The paper", *_paper(run)),
-        section("Training", pictures(training, words, drawn), "pictures"),
-        section("Weights", pictures(weights, words, drawn), "pictures"),
+        _paper(run, group),
+        section("Training", pictures(training, captions, files), "pictures"),
+        section("Weights", pictures(weights, captions, files), "pictures"),
         section("One valley?", valley, "pictures", str(curve["verdict"]) if curve else ""),
         section("Flat directions?", flat, "pictures", str(curved["verdict"]) if curved else ""),
         section("Run it again", command and f"<pre><code>{command}</code></pre>"),
@@ -95,74 +89,63 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
 
 
 def _header(run: Run) -> str:
-    first, rest = headline(run)
-    lead = f"<p>{escape(rest)}</p>\n" if rest else ""
+    title, details = headline(run)
+    lead = f"<p>{escape(details)}</p>\n" if details else ""
     about = "" if "between" in run.config else ABOUT
-    return f'<header>\n<p class="recipe">{escape(run.name)}</p>\n<h1>{escape(first)}</h1>\n{lead}{about}\n</header>'
+    return f'<header>\n<p class="recipe">{escape(run.name)}</p>\n<h1>{escape(title)}</h1>\n{lead}{about}\n</header>'
 
 
 def _results(run: Run) -> str:
     """The two networks side by side: the final figures, or the latest ones of a run under way."""
     if run.summary:
+        heading, figures = "Result", _RESULTS
         records = {network: run.summary[network] for network in NETWORKS if run.summary.get(network)}
-        return section("Result", _comparison(_RESULTS, records))
-    records = {network: run.of(network)[-1] for network in NETWORKS if run.of(network)}
-    watched = "Test accuracy" if run.paper_protocol else "Validation accuracy"
-    rows = [(label.replace("Validation accuracy", watched), key, said) for label, key, said in _SO_FAR]
-    return section("So far", _comparison(rows, records))
-
-
-def _paper(run: Run) -> tuple[str, str, str]:
-    """The published figures of this recipe and setting beside the run's: content, kind and lead of a section."""
-    known = published(run.name)
-    row = known.setting(*run.setting) if known else None
-    if known is None or row is None:
-        return "", "", ""
+    else:
+        heading, figures = "So far", _SO_FAR
+        records = {network: run.of(network)[-1] for network in NETWORKS if run.of(network)}
     rows = []
-    stats = paper_stats(known, row)
-    for label, network, key, theirs in (
-        ("Zeros, all parameters", "grda", "sparsity_all", stats["sparsity_all"]),
-        ("Test accuracy, gRDA", "grda", "test_accuracy", stats["test_accuracy"]),
-        ("Test accuracy, dense baseline", "sgd", "test_accuracy", stats.get("twin_accuracy")),
-    ):
-        if theirs is not None:
-            value = (run.summary.get(network) or {}).get(key)
-            here = ("–", "–") if value is None else (percent(value, 2), points(value - theirs.mean))
-            rows.append((label, mean_and_deviation(theirs), *here))
-    if row.threshold is not None:
-        last = run.of("grda")[-1].get("threshold") if run.summary and run.of("grda") else None
-        rows.append(("Threshold at the end", decimal(row.threshold), "–" if last is None else decimal(last), "–"))
-    lines = ""
-    for label, *cells in rows:
-        lines += f'<tr><th scope="row">{label}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>\n'
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("the paper", "this run", "difference, points"))
-    table = f'<table class="results">\n<thead><tr><td></td>{heads}</tr></thead>\n<tbody>\n{lines}</tbody>\n</table>'
-    seeds = "one run" if row.seeds == 1 else f"mean ± sample standard deviation of {row.seeds} seeds"
-    said = f"{seeds} of {known.recipe}, c {row.c:g}, μ {row.mu:g}, {known.epochs} epochs ({known.sources['settings']})"
-    remarks = [said, row.note, *protocol_flags(run.config, known)]
-    return table, "wide", "; ".join(filter(None, remarks))
-
-
-def _comparison(rows: Sequence[Row], records: Mapping[str, Record]) -> str:
-    lines = []
-    for label, key, said in rows:
+    for label, key, write_value in figures:
         if any(key in record for record in records.values()):
-            cells = "".join(f"<td>{said(record[key]) if key in record else '–'}</td>" for record in records.values())
-            lines.append(f'<tr><th scope="row">{label}</th>{cells}</tr>\n')
-    if not lines:
+            label = "Test accuracy" if key == "validation_accuracy" and run.paper_protocol else label
+            cells = [write_value(record[key]) if key in record else MISSING for record in records.values()]
+            rows.append(table_row(label, *cells))
+    names = "".join(f'<th scope="col" class="{network}">{NAMES[network]}</th>' for network in records)
+    return section(heading, table("results", rows, f"<td></td>{names}"))
+
+
+def _paper(run: Run, group: Group) -> str:
+    """The published figures of this recipe and setting beside the run's."""
+    paper, published = group.paper, group.paper_row
+    if paper is None or published is None:
         return ""
-    heads = "".join(f'<th scope="col" class="{network}">{NAMES[network]}</th>' for network in records)
-    head = f"<thead><tr><td></td>{heads}</tr></thead>"
-    return f'<table class="results">\n{head}\n<tbody>\n{"".join(lines)}</tbody>\n</table>'
+    row = row_of(group)
+    rows = [
+        table_row(
+            label.capitalize(),
+            mean_and_deviation(row.published[name]),
+            mean_and_deviation(getattr(row, name)),
+            points(row.difference(name)),
+        )
+        for label, name in COMPARED
+        if name in row.published
+    ]
+    if published.threshold is not None:
+        last = run.of("grda")[-1].get("threshold") if run.summary and run.of("grda") else None
+        ours = MISSING if last is None else decimal(last)
+        rows.append(table_row("Threshold at the end", decimal(published.threshold), ours, MISSING))
+    seeds = "one run" if published.seeds == 1 else f"mean ± sample standard deviation of {published.seeds} seeds"
+    setting = f"c {published.c:g}, μ {published.mu:g}, {paper.epochs} epochs ({paper.sources['settings']})"
+    remarks = [f"{seeds} of {paper.recipe}, {setting}", published.note, *protocol_flags(run.config, paper)]
+    head = "<td></td>" + headings("the paper", "this run", "difference, points")
+    return section("The paper", table("results", rows, head), lead="; ".join(filter(None, remarks)))
 
 
 def _settings(values: Record, meanings: Mapping[str, str] | None = None) -> str:
     """A table of names and values, with a column for what they mean if ``meanings`` are given."""
-    rows = ""
+    rows = []
     for key, value in values.items():
-        meaning = "" if meanings is None else f"<td>{meanings.get(key, '')}</td>"
-        rows += f'<tr><th scope="row">{escape(key)}</th><td>{_value(value)}</td>{meaning}</tr>\n'
-    return rows and f'<table class="settings">\n<tbody>\n{rows}</tbody>\n</table>'
+        rows.append(table_row(escape(key), _value(value), *([] if meanings is None else [meanings.get(key, "")])))
+    return table("settings", rows)
 
 
 def _value(value: Any) -> str:

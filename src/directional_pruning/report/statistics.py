@@ -1,4 +1,4 @@
-"""Means of a group of runs over its seeds beside the paper's, and what the reader must know of them."""
+"""Means over the seeds of a group beside the paper's, and how its runs differ from the paper's protocol."""
 
 import math
 from collections import Counter
@@ -9,16 +9,16 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from ..run_folder import Run
-from .formatting import NAMES, percent, points
+from .formatting import MISSING, NAMES, percent, points
 from .groups import Group, gather, is_finished, seed_of
-from .published import Published, Setting
+from .published import Published
 
 COMPARED = (
     ("zeros, all parameters", "sparsity_all"),
     ("test accuracy, sparse", "test_accuracy"),
-    ("test accuracy, dense", "twin_accuracy"),
+    ("test accuracy, dense", "dense_accuracy"),
 )
-"""What the paper has too: how it is called, and its name in a :class:`Row`."""
+"""The figures that the paper has too: heading, and name in a :class:`Row`."""
 _ZEROS = ("sparsity_all", "sparsity_prunable")
 
 
@@ -44,16 +44,16 @@ class Row:
     sparsity_all: Stat | None
     sparsity_prunable: Stat | None
     test_accuracy: Stat | None
-    twin_accuracy: Stat | None
+    dense_accuracy: Stat | None
     seconds: Stat | None
     published: Mapping[str, Stat]
-    """The paper's ``sparsity_all``, ``test_accuracy`` and ``twin_accuracy``, those it has."""
+    """The paper's ``sparsity_all``, ``test_accuracy`` and ``dense_accuracy``, those it has."""
     flags: tuple[str, ...]
 
     def difference(self, name: str) -> float | None:
-        """Ours less the published one of a figure that :attr:`published` may hold; None before both are there."""
-        ours, theirs = getattr(self, name), self.published.get(name)
-        return None if ours is None or theirs is None or not self.seeds else ours.mean - theirs.mean
+        """Ours less the published one of a figure; None where one of the two is missing."""
+        ours, paper = getattr(self, name), self.published.get(name)
+        return None if ours is None or paper is None or not self.seeds else ours.mean - paper.mean
 
 
 def comparison_rows(folders: Sequence[Path]) -> list[Row]:
@@ -80,7 +80,7 @@ def row_of(group: Group) -> Row:
     if not results:  # the zeros so far
         results = [{k: v for k, v in run.of("grda")[-1].items() if k in _ZEROS} for run in group.runs if run.of("grda")]
     # A sweep need not train the dense baseline of a seed once more for each setting.
-    dense = [(run.summary.get("sgd") or _twin(group, run)) for run in finished]
+    dense = [run.summary.get("sgd") or _dense_result(group, run) for run in finished]
     return Row(
         group.recipe,
         group.label,
@@ -90,72 +90,64 @@ def row_of(group: Group) -> Row:
         sparsity_all=_stat(results, "sparsity_all"),
         sparsity_prunable=_stat(results, "sparsity_prunable"),
         test_accuracy=_stat(results, "test_accuracy"),
-        twin_accuracy=_stat(dense, "test_accuracy"),
+        dense_accuracy=_stat(dense, "test_accuracy"),
         seconds=_stat([run.summary for run in finished], "seconds"),
-        published=paper_stats(group.known, group.row),
+        published=_published_stats(group),
         flags=tuple(_flags(group)),
     )
 
 
-def paper_stats(known: Published | None, row: Setting | None) -> dict[str, Stat]:
-    """The means and deviations of a published row and its dense baseline, those the paper has."""
-    if known is None or row is None:
-        return {}
-    stats = {
-        "sparsity_all": Stat(row.sparsity, row.sparsity_std, row.seeds),
-        "test_accuracy": Stat(row.test_accuracy, row.test_accuracy_std, row.seeds),
-    }
-    twin = known.twin
-    return stats | ({"twin_accuracy": Stat(twin.test_accuracy, twin.test_accuracy_std, twin.seeds)} if twin else {})
-
-
-def protocol_flags(config: Mapping[str, Any], known: Published) -> list[str]:
-    """In what a run departs from the paper's protocol, each in a few words."""
+def protocol_flags(config: Mapping[str, Any], paper: Published) -> list[str]:
+    """How a run departs from the paper's protocol, each departure in a few words."""
     flags = []
-    if known.beyond:
-        flags.append(f"beyond the paper: beside the rows of {known.recipe}")
-    epochs = config.get("epochs")
-    if epochs and epochs != known.epochs:
-        short = "shortened: " if epochs < known.epochs and not known.beyond else ""
-        flags.append(f"{short}{epochs} epochs, the paper's runs have {known.epochs}")
-    if (config.get("samples") or 0) > 0:
-        flags.append(f"trained on a subset: {config['samples']:,} images")
+    if paper.modern:
+        flags.append(f"beyond the paper: beside the rows of {paper.recipe}")
+    epochs, samples = config.get("epochs"), config.get("samples") or 0
+    if epochs and epochs != paper.epochs:
+        short = "shortened: " if epochs < paper.epochs and not paper.modern else ""
+        flags.append(f"{short}{epochs} epochs, the paper's runs have {paper.epochs}")
+    if samples > 0:
+        flags.append(f"trained on a subset: {samples:,} images")
     train, test = config.get("training_images"), config.get("test_images")
-    if train and test and (test != known.images[1] or not (config.get("samples") or train == known.images[0])):
-        theirs = "the paper's are {:,} and {:,}".format(*known.images)
-        flags.append(f"other data: {train:,} images to train and validate, {test:,} to test; {theirs}")
-    if not known.beyond:
-        for key, theirs in known.protocol.items():
-            if config.get(key, theirs) != theirs:
-                flags.append(f"{key.replace('_', ' ')} {config[key]}, the paper's is {theirs}")
+    if train and test and (test != paper.images[1] or not (samples or train == paper.images[0])):
+        images = "the paper's are {:,} and {:,}".format(*paper.images)
+        flags.append(f"other data: {train:,} images to train and validate, {test:,} to test; {images}")
+    for key, value in paper.protocol.items():
+        if not paper.modern and config.get(key, value) != value:
+            flags.append(f"{key.replace('_', ' ')} {config[key]}, the paper's is {value}")
     if not config.get("paper_protocol"):
         flags.append("part of the training images held out for validation; the paper trains on all")
     return flags
 
 
-def mean_and_deviation(stat: Stat, unit: str = "\N{NO-BREAK SPACE}%") -> str:
+def mean_and_deviation(stat: Stat | None, unit: str = "\N{NO-BREAK SPACE}%") -> str:
     r"""Percent, and the deviation in points where there is one.
 
     >>> mean_and_deviation(Stat(0.90856, 0.0026, 10)), mean_and_deviation(Stat(0.7324, None, 1), unit="")
     ('90.86\xa0%\xa0±\xa00.26', '73.24')
     """
+    if stat is None:
+        return MISSING
     deviation = "" if stat.std is None else f" ± {100 * stat.std:.2f}".replace(" ", "\N{NO-BREAK SPACE}")
     return percent(stat.mean, 2).removesuffix("\N{NO-BREAK SPACE}%") + unit + deviation
 
 
 def in_words(row: Row, name: str) -> str:
     """One of the compared figures, in percent: ours, and below it the paper's and the difference in points."""
-    ours, theirs, difference = getattr(row, name), row.published.get(name), row.difference(name)
-    lines = ["–" if ours is None else mean_and_deviation(ours, unit="")]
-    if theirs is not None:
-        lines.append(f"paper {mean_and_deviation(theirs._replace(std=None), unit='')}")
+    lines, paper, difference = (
+        [mean_and_deviation(getattr(row, name), "")],
+        row.published.get(name),
+        row.difference(name),
+    )
+    if paper is not None:
+        lines.append(f"paper {mean_and_deviation(paper._replace(std=None), '')}")
     if difference is not None:
         lines.append(f"{points(difference)} points")
     return "\n".join(lines)
 
 
 def shared_flags(rows: Sequence[Row]) -> list[str]:
-    """What is to be said of all of several rows, and so need not be said of each."""
+    """The flags that all of several rows have, and that need not be repeated for each."""
     first, *others = rows
     return [flag for flag in first.flags if others and all(flag in row.flags for row in others)]
 
@@ -163,32 +155,46 @@ def shared_flags(rows: Sequence[Row]) -> list[str]:
 def _flags(group: Group) -> Iterable[str]:
     config, runs = group.config, group.runs
     for run in runs:
-        for network, what in run.diverged.items():
-            yield f"seed {seed_of(run)}: {NAMES[network]} diverged, {what}"
-    waiting = [run for run in runs if not is_finished(run) and not run.diverged]
-    if waiting:
-        steps = [
-            f"{NAMES[run.metrics[-1]['network']]} at epoch {run.metrics[-1]['epoch']}" for run in waiting if run.metrics
-        ]
-        furthest = f" ({', '.join(steps)} of {config.get('epochs')})" if steps else ""
-        yield f"{len(waiting)} of {len(runs)} runs not finished{furthest}"
-    twice = [str(seed) for seed, count in Counter(map(seed_of, runs)).items() if count > 1]
-    if twice:
-        yield f"more than one run of seed {', '.join(twice)}"
-    if group.known is None:
+        for network, reason in run.diverged.items():
+            yield f"seed {seed_of(run)}: {NAMES[network]} diverged, {reason}"
+    unfinished = [run for run in runs if not is_finished(run) and not run.diverged]
+    if unfinished:
+        last = [run.metrics[-1] for run in unfinished if run.metrics]
+        steps = ", ".join(f"{NAMES[record['network']]} at epoch {record['epoch']}" for record in last)
+        yield f"{len(unfinished)} of {len(runs)} runs not finished" + (
+            steps and f" ({steps} of {config.get('epochs')})"
+        )
+    repeated = [str(seed) for seed, count in Counter(map(seed_of, runs)).items() if count > 1]
+    if repeated:
+        yield f"more than one run of seed {', '.join(repeated)}"
+    if group.paper is None:
         if (config.get("samples") or 0) > 0:
             yield f"trained on a subset: {config['samples']:,} samples"
         return
-    yield from protocol_flags(config, group.known)
-    if group.row is None:
+    yield from protocol_flags(config, group.paper)
+    if group.paper_row is None:
         yield "not a setting of the paper"
-    elif group.row.note:
-        yield f"the paper: {group.row.note}"
+    elif group.paper_row.note:
+        yield f"the paper: {group.paper_row.note}"
 
 
-def _twin(group: Group, run: Run) -> Mapping[str, Any]:
+def _published_stats(group: Group) -> dict[str, Stat]:
+    """The paper's means and deviations for the setting of a group and for the dense baseline."""
+    row, dense = group.paper_row, group.paper and group.paper.dense
+    if row is None:
+        return {}
+    stats = {
+        "sparsity_all": Stat(row.sparsity, row.sparsity_std, row.seeds),
+        "test_accuracy": Stat(row.test_accuracy, row.test_accuracy_std, row.seeds),
+    }
+    return stats | (
+        {"dense_accuracy": Stat(dense.test_accuracy, dense.test_accuracy_std, dense.seeds)} if dense else {}
+    )
+
+
+def _dense_result(group: Group, run: Run) -> Mapping[str, Any]:
     """The result of the dense baseline that another run of this seed has trained."""
-    other = group.twins.get(seed_of(run))
+    other = group.dense_runs.get(seed_of(run))
     return {} if other is None else other.summary.get("sgd", {})
 
 

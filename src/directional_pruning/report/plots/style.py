@@ -1,4 +1,4 @@
-"""The look all pictures share, lines over epochs, and the way into SVG: the same records give the same bytes."""
+"""The matplotlib style of all figures, their axes and labels, and SVG output: the same figure gives the same bytes."""
 
 import functools
 import io
@@ -8,17 +8,16 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from itertools import pairwise
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ...run_folder import Record
-from ..formatting import NAMES, NOT_FINITE, decimal
+from ..formatting import decimal
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,7 +38,7 @@ AT_NIGHT = {
 }
 SETTINGS = (COLOURS["grda"], "#a8488a", "#00866a", "#a07400", INK)  # one after the other, apart for the colour-blind
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-WIDTH, HEIGHT = 390.0, 275.0
+WIDTH, HEIGHT = 390.0, 275.0  # one unit is one CSS pixel, so texts keep their size on a desk and on a phone
 DASHED = (0, (3, 1.6))
 STEPS = [1, 2, 5, 10]  # between ticks, in powers of ten
 
@@ -90,7 +89,7 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def new_figure(height: float = HEIGHT) -> Figure:
-    """An empty picture, measured in pixels."""
+    """An empty figure, measured in pixels."""
     return Figure(figsize=(WIDTH / 72, height / 72))
 
 
@@ -105,7 +104,7 @@ def panel(
     label_at: float = 1,
     bottom: float = 42,
 ) -> Axes:
-    """Axes at fixed distances from the edges, so that panels of different pictures align; the label stands above."""
+    """Axes at fixed distances from the edges, so that panels of different figures align; the label stands above."""
     height = figure.get_figheight() * 72
     top, between = 32, 40
     each = (height - top - bottom - between * (places - 1)) / places
@@ -120,6 +119,81 @@ def note(
 ) -> None:
     """Write ``text`` some pixels away from a point given in fractions of the panel, or in other coordinates."""
     axes.annotate(text, at, xycoords=of, xytext=shift, textcoords="offset points", **look)
+
+
+def label_lines(axes: Axes, labels: Sequence[tuple[str, str, float]]) -> None:
+    """Beside the panel, write each text in its colour at the height of its value, moved so that no two touch.
+
+    A value that the axis cannot show counts as the middle.
+    """
+    axes.autoscale_view()
+    heights = []
+    for *_, value in labels:
+        visible = math.isfinite(value) and (value > 0 or axes.get_yscale() == "linear")
+        point = axes.transData.transform((axes.get_xlim()[0], value)) if visible else None
+        heights.append(0.5 if point is None else float(axes.transAxes.inverted().transform(point)[1]))
+    for (text, colour, _), height in zip(labels, apart(heights, 28 / height_of(axes))):
+        note(axes, text, (1, height), (10, 0), va="center", color=colour)
+
+
+def labels_of(figure: Figure | None) -> str:
+    """What :func:`label_lines` has written, as one sentence for those who cannot see the figure."""
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts] if figure else []
+    return f"Last values: {'; '.join(text.replace(chr(10), ' ') for text in texts if chr(10) in text)}."
+
+
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Move positions away from each other until neighbours are ``gap`` apart, and all between half a gap and 1."""
+    order = sorted(range(len(heights)), key=lambda i: heights[i])
+    moved = [min(max(height, gap / 2), 1.0) for height in heights]
+    for _ in range(100):
+        for below, above in pairwise(order):
+            push = max(gap - moved[above] + moved[below], 0.0) / 2
+            moved[below], moved[above] = max(moved[below] - push, gap / 2), min(moved[above] + push, 1.0)
+    return moved
+
+
+def height_of(axes: Axes) -> float:
+    """The height of a panel in pixels."""
+    return axes.get_window_extent().height / axes.figure.dpi * 72
+
+
+def range_of(values: Iterable[np.ndarray]) -> tuple[float, float]:
+    """The lowest and the highest finite value; 0 and 0 if there is none."""
+    finite = [float(value) for part in values for value in part if math.isfinite(value)]
+    return min(finite, default=0.0), max(finite, default=0.0)
+
+
+def round_ticks(axis: Axis, most: int) -> None:
+    """At most so many intervals between round numbers."""
+    axis.set_major_locator(MaxNLocator(most, steps=STEPS))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: decimal(value, 6).replace("-", "\N{MINUS SIGN}")))
+
+
+def whole_ticks(axis: Axis, most: int) -> None:
+    """At most so many intervals between round whole numbers."""
+    axis.set_major_locator(MaxNLocator(most, steps=STEPS, integer=True))
+
+
+def percent_axis(axes: Axes) -> None:
+    """A vertical axis of all percentages."""
+    axes.set_ylim(-2, 102)
+    axes.yaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
+
+
+def log_ticks(axes: Axes) -> None:
+    """Some six ticks, also where the axis spans less than a decade."""
+    low, high = axes.get_ylim()
+    decades = math.log10(high / low)
+    if decades > 2:
+        axes.yaxis.set_major_locator(LogLocator(numticks=6))
+    elif decades > 0.8:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
+    axes.yaxis.set_minor_locator(NullLocator())
+    written = FuncFormatter(lambda value, _: f"{value:,.0f}" if 1000 <= value < 1e6 else decimal(value))
+    axes.yaxis.set_major_formatter(written)
 
 
 @styled
@@ -141,99 +215,3 @@ def to_svg(figure: Figure, title: str = "") -> str:
     added = f"<title>{escape(title)}</title>" if title else ""
     added += f"<style>text{{font-family:{FONTS}!important}}@media (prefers-color-scheme:dark){{{night}}}</style>"
     return re.sub(r"(<svg\b[^>]*>)", lambda match: match[0] + added, svg, count=1)
-
-
-class Curve(NamedTuple):
-    """One line of a panel: its colour, its label (one without a name is another's, drawn on top), and its points."""
-
-    colour: str
-    name: str
-    epochs: np.ndarray
-    values: np.ndarray
-    dashed: bool = False
-    band: tuple[np.ndarray, np.ndarray] | None = None
-    """The lowest and the highest values beside it, shaded."""
-
-
-def curves_of(
-    metrics: Sequence[Record], key: str, networks: Iterable[str] = tuple(NAMES), unit: float = 1.0
-) -> list[Curve]:
-    """One curve for each network that has this number, in multiples of ``unit``."""
-    curves = []
-    for network in networks:
-        records = [record for record in metrics if record["network"] == network and key in record]
-        if records:
-            epochs = np.array([record["epoch"] for record in records], dtype=float)
-            values = np.array([record[key] for record in records], dtype=float) / unit
-            curves.append(Curve(COLOURS[network], NAMES[network], epochs, values))
-    return curves
-
-
-def planned_epochs(metrics: Sequence[Record]) -> float:
-    """The length of training, or what there is of it where that is not known."""
-    planned = [float(record.get("epochs") or 0) for record in metrics]
-    return max([record["epoch"] for record in metrics] + [epochs for epochs in planned if math.isfinite(epochs)] + [1])
-
-
-def last_epoch(metrics: Sequence[Record]) -> float:
-    """Where the axis ends: with training, or soon after what there is of it."""
-    return end_of_axis(planned_epochs(metrics), max([record["epoch"] for record in metrics] + [1]))
-
-
-def end_of_axis(planned: float, reached: float) -> float:
-    """Where an axis of epochs ends, so that a few of many can be read."""
-    return min(planned, 1.1 * reached)
-
-
-def cut(curve: Curve, end: float) -> Curve:
-    """The curve up to the end of the axis, and the point behind it, to which the line leads."""
-    kept = np.searchsorted(curve.epochs, end) + 1
-    return curve._replace(epochs=curve.epochs[:kept], values=curve.values[:kept])
-
-
-def range_of(values: Iterable[np.ndarray]) -> tuple[float, float]:
-    """The lowest and the highest finite value; 0 and 0 if there is none."""
-    finite = [float(value) for part in values for value in part if math.isfinite(value)]
-    return min(finite, default=0.0), max(finite, default=0.0)
-
-
-def draw(axes: Axes, curves: Sequence[Curve], end: float, write: Callable[[float], str]) -> None:
-    """Draw the curves over epochs 0 to ``end``, and beside the panel what each is and its last value."""
-    for curve in curves:
-        look: dict[str, Any] = {"linewidth": 1.7, "linestyle": DASHED if curve.dashed else "solid"}
-        if not curve.name:  # another's, on top of ours; its points where these are few
-            look |= {"linewidth": 1.2, "zorder": 3, "path_effects": [withStroke(linewidth=2.6, foreground=GROUND)]}
-            look |= {"marker": "o", "markersize": 4, "markerfacecolor": GROUND} if len(curve.epochs) < 25 else {}
-        axes.plot(curve.epochs, curve.values, color=curve.colour, **look)
-        if curve.band is not None:
-            axes.fill_between(curve.epochs, *curve.band, color=curve.colour, alpha=0.15, linewidth=0)
-    axes.set_xlim(0, end)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS, integer=True))
-    if axes.get_yscale() == "linear":
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: decimal(value)))
-    axes.autoscale_view(scalex=False)
-    heights, labelled = [], [curve for curve in curves if curve.name]
-    for curve in labelled:
-        drawn = np.flatnonzero(np.isfinite(curve.values) & ((curve.values > 0) | (axes.get_yscale() == "linear")))
-        if drawn.size:
-            point = (curve.epochs[drawn[-1]], curve.values[drawn[-1]])
-            axes.plot(*point, "o", color=curve.colour, markersize=5, clip_on=False)
-            heights.append(axes.transAxes.inverted().transform(axes.transData.transform(point))[1])
-        else:
-            heights.append(0.5)
-    line = 14 / (axes.get_window_extent().height / axes.figure.dpi * 72)
-    for curve, height in zip(labelled, apart(heights, 2 * line)):
-        value = write(curve.values[-1]) if math.isfinite(curve.values[-1]) else NOT_FINITE
-        note(axes, f"{curve.name}\n{value}", (1, height), (10, 0), va="center", color=curve.colour)
-
-
-def apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Move positions away from each other until neighbours are ``gap`` apart, and all between half a gap and 1."""
-    order = sorted(range(len(heights)), key=lambda i: heights[i])
-    moved = [min(max(height, gap / 2), 1.0) for height in heights]
-    for _ in range(100):
-        for below, above in pairwise(order):
-            push = max(gap - moved[above] + moved[below], 0.0) / 2
-            moved[below], moved[above] = max(moved[below] - push, gap / 2), min(moved[above] + push, 1.0)
-    return moved

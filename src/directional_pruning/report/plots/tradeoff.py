@@ -1,4 +1,4 @@
-"""Pictures of where runs of one recipe end, beside the paper's: ours filled, the published hollow, others grey."""
+"""Figures of where runs of one recipe end, beside the paper's: ours filled, the published hollow, others grey."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,115 +6,115 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from ...run_folder import Run
 from ..formatting import decimal
-from ..groups import Group
-from ..statistics import Stat, row_of
-from .style import COLOURS, DASHED, GROUND, HEIGHT, MUTED, STEPS, new_figure, note, panel, range_of, styled
-from .training import colour_of
+from ..published import Published
+from ..statistics import row_of
+from .curves import Groups, colour_of, published_colours
+from .style import (
+    COLOURS,
+    DASHED,
+    GROUND,
+    HEIGHT,
+    MUTED,
+    STEPS,
+    height_of,
+    new_figure,
+    note,
+    panel,
+    percent_axis,
+    range_of,
+    styled,
+    whole_ticks,
+)
 
-_STYLES = (":", DASHED, "-", (0, (6, 1.5, 1, 1.5)), (0, (5, 1)), (0, (1, 1)))  # of the methods, layer by layer
+_METHODS = (("v", "-"), ("^", DASHED), ("s", "-"), ("D", ":"))  # markers and lines of other methods
+_LAYERS = (":", DASHED, "-", (0, (6, 1.5, 1, 1.5)), (0, (5, 1)), (0, (1, 1)))  # lines of other methods by layer
 _TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
 @styled
-def accuracy_against_zeros(groups: Sequence[Group]) -> Figure | None:
-    """Test accuracy at the end against zeros, an axis on which halving what is left is always the same way.
+def accuracy_against_zeros(groups: Groups) -> Figure | None:
+    """Test accuracy at the end against zeros, on an axis where halving the nonzeros is always the same distance.
 
-    Ours filled, the paper's hollow, bars of one sample deviation. Dense baselines are level lines; other methods
-    on the same network and data are lines of grey.
+    Ours filled, the paper's hollow, bars of one sample deviation. Dense baselines are level lines; other methods on the
+    same network and data are grey lines.
     """
     rows = [(row_of(group), colour_of(at)) for at, group in enumerate(groups)]
-    ours = [(row, row.sparsity_all, row.test_accuracy, colour) for row, colour in rows]
-    ours = [(row, zeros, accuracy, colour) for row, zeros, accuracy, colour in ours if zeros and accuracy]
-    known = groups[0].known
+    ours = [(row.label, row.sparsity_all, row.test_accuracy, colour) for row, colour in rows]
+    ours = [(label, zeros.mean, accuracy, colour) for label, zeros, accuracy, colour in ours if zeros and accuracy]
     if not ours:
         return None
-    handles = [_sample("o", COLOURS["grda"], "ours")]
-    others = known.frontier if known else {}
-    entries = 2 + bool(known) + 2 * len(others)
-    figure = new_figure(HEIGHT + 17 * ((entries + 1) // 2))
-    axes = panel(figure, "test accuracy, %", right=22, bottom=52 + 17 * ((entries + 1) // 2))
-    heights: list[float] = []
-    for (name, line), look in zip(others.items(), (("v", "-"), ("^", DASHED), ("s", "-"), ("D", ":"))):
-        axes.plot(
-            _left(line.x), 100 * line.y, marker=look[0], linestyle=look[1], color=MUTED, linewidth=1, markersize=3
-        )
-        handles.append(_sample(look[0], MUTED, name, linestyle=look[1], markersize=3))
-        heights += [100 * float(y) for y in line.y]
-    matched = {(group.row.c, group.row.mu): colour_of(at) for at, group in reversed([*enumerate(groups)]) if group.row}
-    for row in known.settings if known else ():
-        colour = matched.get((row.c, row.mu), MUTED)
-        _point(
-            axes, Stat(row.sparsity, None, 1), Stat(row.test_accuracy, row.test_accuracy_std, 1), colour, hollow=True
-        )
-        heights.append(100 * row.test_accuracy)
-    if known:
-        handles.insert(1, _sample("o", COLOURS["grda"], "the paper", hollow=True))
-    if known and known.others:
-        x, y = ([getattr(row, key) for row in known.others] for key in ("sparsity", "test_accuracy"))
-        axes.plot(_left(x), 100 * np.array(y), "+", color=MUTED, markersize=6)
-        handles.insert(2, _sample("+", MUTED, "the paper, other schedule"))
-        heights += [100 * value for value in y]
+    paper = groups[0].paper
+    key_height = 17 * ((3 + bool(paper) + 2 * len(paper.frontier if paper else ())) // 2)
+    figure = new_figure(HEIGHT + key_height)
+    axes = panel(figure, "test accuracy, %", right=22, bottom=52 + key_height)
+    axes.plot([], [], "o", color=COLOURS["grda"], label="ours")
+    if paper:
+        _draw_paper(axes, paper, published_colours(groups))
     for _, zeros, accuracy, colour in ours:
-        heights += _point(axes, zeros, accuracy, colour)
-    dense = _dense(groups)
-    for level in sorted(dense):
-        axes.axhline(100 * level, color=COLOURS["sgd"], linewidth=1.4)
-    handles += [_sample("", COLOURS["sgd"], "dense baseline, ours", linestyle="-")] * bool(dense)
-    if known and known.twin:
-        axes.axhline(100 * known.twin.test_accuracy, color=COLOURS["sgd"], linewidth=1.4, linestyle=DASHED)
-        handles.append(_sample("", COLOURS["sgd"], "dense baseline, the paper", linestyle=DASHED))
-        dense.add(known.twin.test_accuracy)
-    heights += [100 * level for level in dense]
-    low, high = range_of([np.array(heights)])
-    low = max(low, high - 18) if others else low
+        _point(axes, zeros, accuracy.mean, accuracy.std, color=colour, markersize=5, zorder=4)
+    label = "dense baseline, ours"
+    for level in sorted(_dense_accuracies(groups)):
+        axes.axhline(100 * level, color=COLOURS["sgd"], linewidth=1.4, label=label)
+        label = ""
+    if paper and paper.dense:
+        level = 100 * paper.dense.test_accuracy
+        axes.axhline(level, color=COLOURS["sgd"], linewidth=1.4, linestyle=DASHED, label="dense baseline, the paper")
+    low, high = range_of([axes.dataLim.intervaly])
+    low = max(low, high - 18) if paper and paper.frontier else low
     margin = max(0.1 * (high - low), 0.2)
     axes.set_ylim(low - 2 * margin, high + margin)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     axes.margins(x=0.06)
-    _name(axes, [(float(_left(zeros.mean)), 100 * accuracy.mean, row.label, c) for row, zeros, accuracy, c in ours])
+    _name_points(axes, [(float(_position(zeros)), label, colour) for label, zeros, _, colour in ours])
     _zeros_axis(axes)
-    _key(axes, handles)
+    _key(axes)
     return figure
 
 
 @styled
-def layer_by_layer(groups: Sequence[Group]) -> Figure | None:
+def layer_by_layer(groups: Groups) -> Figure | None:
     """Zeros of each layer's weights from the input to the output; ours are points, other methods lines."""
-    known = groups[0].known
-    layers = known.layers if known else None
-    ours = []
-    for at, group in enumerate(groups):
-        zeros = _layers(group.finished, layers.names if layers else ())
-        if len(zeros):
-            ours.append((group, colour_of(at), zeros))
+    paper = groups[0].paper
+    layers = paper.layers if paper else None
+    names, methods = (layers.names, layers.methods) if layers else ((), {})
+    ours = [(group, colour_of(at), _layers(group.finished, names)) for at, group in enumerate(groups)]
+    ours = [(group, colour, zeros) for group, colour, zeros in ours if len(zeros)]
     if not ours:
         return None
-    methods = layers.methods if layers else {}
-    lines = (len(methods) + len(ours) + 1) // 2
-    figure = new_figure(HEIGHT + 17 * lines)
-    axes = panel(figure, "zeros, % of the layer's weights", right=14, bottom=52 + 17 * lines)
-    handles = []
-    matched = {f"gRDA, c {c:g}, μ {mu:g}": colour for group, colour, _ in ours for c, mu in [group.runs[0].setting]}
-    for (name, zeros), style in zip(methods.items(), _STYLES):
-        colour = matched.get(name, MUTED)
-        axes.plot(np.arange(1, len(zeros) + 1), 100 * zeros, color=colour, linewidth=1.1, linestyle=style)
-        handles.append(_sample("", colour, name.replace("gRDA", "the paper"), linestyle=style))
+    key_height = 17 * ((len(methods) + len(ours) + 1) // 2)
+    figure = new_figure(HEIGHT + key_height)
+    axes = panel(figure, "zeros, % of the layer's weights", right=14, bottom=52 + key_height)
+    colours = {f"gRDA, c {c:g}, μ {mu:g}": colour for group, colour, _ in ours for c, mu in [group.runs[0].setting]}
+    for (name, zeros), style in zip(methods.items(), _LAYERS):
+        look = {"color": colours.get(name, MUTED), "linewidth": 1.1, "linestyle": style}
+        axes.plot(np.arange(1, len(zeros) + 1), 100 * zeros, label=name.replace("gRDA", "the paper"), **look)
     for group, colour, zeros in ours:
-        joined = "" if methods else "-"
-        axes.plot(np.arange(1, len(zeros) + 1), zeros, "o", color=colour, markersize=3.5, linestyle=joined, linewidth=1)
-        handles.append(_sample("o", colour, f"ours, {group.label}", linestyle=joined, markersize=4))
-    axes.set_ylim(-2, 102)
-    axes.yaxis.set_major_locator(FixedLocator([0, 25, 50, 75, 100]))
+        look = {"color": colour, "markersize": 3.5, "linestyle": "" if methods else "-", "linewidth": 1}
+        axes.plot(np.arange(1, len(zeros) + 1), zeros, "o", label=f"ours, {group.label}", **look)
+    percent_axis(axes)
     axes.set_xlim(0, max(len(zeros) for *_, zeros in ours) + 1)
-    axes.xaxis.set_major_locator(MaxNLocator(8, steps=STEPS, integer=True))
+    whole_ticks(axes.xaxis, 8)
     axes.set_xlabel("layer, from the input to the output")
-    _key(axes, handles)
+    _key(axes)
     return figure
+
+
+def _draw_paper(axes: Axes, paper: Published, colours: dict[tuple[float, float], str]) -> None:
+    """Its settings, those under another schedule of the rate, and other methods."""
+    axes.plot([], [], "o", color=COLOURS["grda"], markerfacecolor=GROUND, label="the paper")
+    for row in paper.settings:
+        look = {"color": colours.get((row.c, row.mu), MUTED), "markerfacecolor": GROUND, "markersize": 7, "zorder": 3}
+        _point(axes, row.sparsity, row.test_accuracy, row.test_accuracy_std, **look)
+    if paper.others:
+        x, y = ([getattr(row, key) for row in paper.others] for key in ("sparsity", "test_accuracy"))
+        axes.plot(_position(x), 100 * np.array(y), "+", color=MUTED, label="the paper, other schedule")
+    for (name, line), (marker, style) in zip(paper.frontier.items(), _METHODS):
+        look = {"marker": marker, "linestyle": style, "color": MUTED, "linewidth": 1, "markersize": 3}
+        axes.plot(_position(line.x), 100 * line.y, label=name, **look)
 
 
 def _layers(runs: Sequence[Run], names: Sequence[str]) -> np.ndarray:
@@ -128,66 +128,51 @@ def _layers(runs: Sequence[Run], names: Sequence[str]) -> np.ndarray:
     return np.array([np.mean(zeros[name]) for name in order])
 
 
-def _left(zeros: Any) -> Any:
-    """Where a share of zeros stands on the axis of what is left."""
+def _position(zeros: Any) -> Any:
+    """Where a fraction of zeros stands on the log axis of the nonzeros."""
     return -np.log10(np.maximum(1 - np.asarray(zeros, dtype=float), 1e-6))
 
 
 def _zeros_axis(axes: Axes) -> None:
-    """Round percentages on the axis of what is left; the usual ones, or others where the axis is short."""
+    """Round percentages on the log axis of the nonzeros; the usual ones, or others where the axis is short."""
     low, high = axes.get_xlim()
-    ticks = [tick for tick in _TICKS if low <= _left(tick) <= high]
+    ticks = [tick for tick in _TICKS if low <= _position(tick) <= high]
     if len(ticks) < 2:
         round_ones = MaxNLocator(4, steps=STEPS).tick_values(100 - 100 * 10**-low, 100 - 100 * 10**-high)
-        ticks = [tick / 100 for tick in round_ones if tick < 100 and low <= _left(tick / 100) <= high]
-    axes.set_xticks(_left(ticks), [decimal(100 * tick, 4) for tick in ticks])
+        ticks = [tick / 100 for tick in round_ones if tick < 100 and low <= _position(tick / 100) <= high]
+    axes.set_xticks(_position(ticks), [decimal(100 * tick, 4) for tick in ticks])
     axes.set_xlim(low, high)
-    axes.set_xlabel("zeros, % of all parameters (log scale of what is left)")
+    axes.set_xlabel("zeros, % of all parameters (log scale of the nonzeros)")
 
 
-def _point(axes: Axes, zeros: Stat, accuracy: Stat, colour: str, *, hollow: bool = False) -> list[float]:
-    """A mean with its deviation, and the heights between which they stand."""
-    look: dict[str, Any] = {"markersize": 5, "zorder": 4}
-    if hollow:
-        look = {"markerfacecolor": GROUND, "markersize": 7, "zorder": 3}
-    middle, deviation = 100 * accuracy.mean, 100 * (accuracy.std or 0)
-    axes.errorbar(_left(zeros.mean), middle, yerr=deviation or None, fmt="o", color=colour, elinewidth=1, **look)
-    return [middle - deviation, middle + deviation]
+def _point(axes: Axes, zeros: float, accuracy: float, deviation: float | None, **look: Any) -> None:
+    """A mean with its deviation."""
+    axes.errorbar(_position(zeros), 100 * accuracy, yerr=100 * (deviation or 0) or None, fmt="o", elinewidth=1, **look)
 
 
-def _sample(marker: str, colour: str, label: str, *, hollow: bool = False, **changed: Any) -> Line2D:
-    """A marker, a piece of line, or both, for the key."""
-    look: dict[str, Any] = {"linestyle": "", "markersize": 6, "markerfacecolor": GROUND if hollow else colour} | changed
-    return Line2D([], [], marker=marker, color=colour, label=label, **look)
-
-
-def _dense(groups: Sequence[Group]) -> set[float]:
+def _dense_accuracies(groups: Groups) -> set[float]:
     """The mean test accuracy of the dense baselines of each protocol."""
-    levels = set()
+    means = set()
     for group in {group.protocol: group for group in groups}.values():
-        found = [
-            run.summary["sgd"]["test_accuracy"]
-            for run in group.twins.values()
-            if "test_accuracy" in run.summary.get("sgd", {})
-        ]
-        levels |= {float(np.mean(found))} if found else set()
-    return levels
+        results = [run.summary.get("sgd", {}) for run in group.dense_runs.values()]
+        accuracies = [result["test_accuracy"] for result in results if "test_accuracy" in result]
+        means |= {float(np.mean(accuracies))} if accuracies else set()
+    return means
 
 
-def _name(axes: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write each point's name above the panel's floor, straight below it, where the names before leave room."""
+def _name_points(axes: Axes, points: Sequence[tuple[float, str, str]]) -> None:
+    """Write each point's name at the bottom of the panel, straight below it, where the names before leave room."""
     end = -1e9
-    for x, _, name, colour in sorted(points):
+    for x, name, colour in sorted(points):
         at = axes.transData.transform((x, 0))[0] / axes.figure.dpi * 72
         if at - 3 * len(name) > end:
             note(axes, name, (x, 0), (0, 4), of=("data", "axes fraction"), ha="center", color=colour, fontsize=10)
             end = at + 3 * len(name)
 
 
-def _key(axes: Axes, handles: Sequence[Line2D]) -> None:
+def _key(axes: Axes) -> None:
     """What the lines and points are, in two columns below the panel."""
-    height = axes.get_window_extent().height / axes.figure.dpi * 72
     axes.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(-0.1, -44 / height), borderaxespad=0, ncols=2, frameon=False,
+        loc="upper left", bbox_to_anchor=(-0.1, -44 / height_of(axes)), borderaxespad=0, ncols=2, frameon=False,
         fontsize=10, handlelength=2.2, columnspacing=1.2, labelspacing=0.25,
     )  # fmt: skip
