@@ -180,16 +180,19 @@ def _flags(group: Group) -> Iterable[str]:
 
 def _published_stats(group: Group) -> dict[str, Stat]:
     """The paper's means and deviations for the setting of a group and for the dense baseline."""
-    row, dense = group.paper_row, group.paper and group.paper.dense
-    if row is None:
+    paper, row = group.paper, group.paper_row
+    if paper is None or row is None:
         return {}
-    stats = {
-        "sparsity_all": Stat(row.sparsity, row.sparsity_std, row.seeds),
-        "test_accuracy": Stat(row.test_accuracy, row.test_accuracy_std, row.seeds),
-    }
-    return stats | (
-        {"dense_accuracy": Stat(dense.test_accuracy, dense.test_accuracy_std, dense.seeds)} if dense else {}
+    columns = (
+        ("sparsity_all", row, "sparsity"),
+        ("test_accuracy", row, "test_accuracy"),
+        ("dense_accuracy", paper.dense, "test_accuracy"),
     )
+    return {
+        name: Stat(getattr(setting, key), getattr(setting, f"{key}_std"), setting.seeds)
+        for name, setting, key in columns
+        if setting is not None
+    }
 
 
 def _dense_result(group: Group, run: Run) -> Mapping[str, Any]:

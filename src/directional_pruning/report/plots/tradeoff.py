@@ -63,7 +63,7 @@ def accuracy_against_zeros(groups: Groups) -> Figure | None:
     if paper and paper.dense:
         level = 100 * paper.dense.test_accuracy
         axes.axhline(level, color=COLOURS["sgd"], linewidth=1.4, linestyle=DASHED, label="dense baseline, the paper")
-    low, high = range_of([axes.dataLim.intervaly])
+    low, high = range_of([np.array(axes.dataLim.intervaly)])
     low = max(low, high - 18) if paper and paper.frontier else low
     margin = max(0.1 * (high - low), 0.2)
     axes.set_ylim(low - 2 * margin, high + margin)
