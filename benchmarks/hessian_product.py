@@ -1,9 +1,9 @@
-"""What a Hessian product costs, in gradients over the same data: ours beside curvlinops, where that is installed.
+"""Measure the cost of a Hessian product, in gradients over the same data; curvlinops, if installed, for comparison.
 
     python benchmarks/hessian_product.py
 
 The digits' network in evaluation mode on its 1,212 training images, float32, one thread. Each round times every
-method once, so that all see the same machine; the figures are medians, and ratios to the gradient.
+method once, so that all run under the same load. The figures are medians, and their ratios to the gradient.
 """
 
 import argparse
@@ -25,11 +25,11 @@ def main():
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     model, train = digits_net().eval(), digits().train
-    batches, parameters = list(train.batches(chosen.batch_size)), list(model.parameters())
+    batches, parameters = list(train.batches(options.batch_size)), list(model.parameters())
     v = torch.randn(sum(p.numel() for p in parameters))
 
     def gradient():
@@ -46,19 +46,19 @@ def main():
 
         for name, kind in (("Hessian", HessianLinearOperator), ("Gauss-Newton", GGNLinearOperator)):
             loss = torch.nn.CrossEntropyLoss()
-            theirs = kind(model, loss, parameters, batches, check_deterministic=False, num_data=len(train))
-            torch.testing.assert_close(theirs @ v, methods[name](), rtol=1e-3, atol=1e-5)
-            methods[f"{name}, curvlinops"] = partial(theirs.__matmul__, v)
+            operator = kind(model, loss, parameters, batches, check_deterministic=False, num_data=len(train))
+            torch.testing.assert_close(operator @ v, methods[name](), rtol=1e-3, atol=1e-5)
+            methods[f"{name}, curvlinops"] = partial(operator.__matmul__, v)
     except ModuleNotFoundError:
         print("curvlinops is not installed: pip install curvlinops-for-pytorch")
 
     seconds = {name: [] for name in methods}
-    for _ in range(chosen.rounds + 1):
+    for _ in range(options.rounds + 1):
         for name, method in methods.items():
             began = time.perf_counter()
             method()
             seconds[name].append(time.perf_counter() - began)
-    print(f"torch {torch.__version__}, {chosen.threads} thread(s), batches of {chosen.batch_size}")
+    print(f"torch {torch.__version__}, {options.threads} thread(s), batches of {options.batch_size}")
     base = statistics.median(seconds["gradient"][1:])
     for name, times in seconds.items():
         median = statistics.median(times[1:])
