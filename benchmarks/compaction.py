@@ -1,13 +1,13 @@
-"""What gets smaller and what gets faster: a trained digits run and VGG16, before and after compaction, in one run.
+"""Size and speed of a trained digits network and of VGG16, before and after compaction, in one run.
 
     python benchmarks/compaction.py RUN [--zeros 0.95] [--dead 0.5] [--batch 8] [--rounds 11]
 
-RUN is the folder of ``dirprune train digits``. VGG16 is not trained: zeros are put at random places, and a share of its
-filters and hidden neurons is planted as dead, with biases that keep them talking. The rows "no zeros" have the same
-shapes with no zero in them: what unstructured zeros alone are worth.
+RUN is the folder of ``dirprune train digits``. VGG16 is not trained: zeros are set at random positions, and a fraction
+of its filters and hidden neurons is dead, with biases that are not zero. The rows "no zeros" have the same shapes
+without any zero: they show the effect of unstructured zeros alone.
 
-Printed are parameters, nonzeros, multiply-adds of one image, the bytes of the small file (float32, lossless), of the
-ONNX file dense and sparse, and the median milliseconds of one batch on one thread, networks and runtimes taking turns.
+It prints parameters, nonzeros, multiply-adds of one image, the bytes of the sparse file (float32, lossless) and of the
+ONNX file, dense and sparse, and the median milliseconds of one batch on one thread. Networks and runtimes alternate.
 """
 
 import argparse
@@ -21,14 +21,12 @@ import onnxruntime
 import torch
 from torch import nn
 
-from directional_pruning import load_sparse, save_sparse, sparsity_report
-from directional_pruning.deploy.compaction import compact
-from directional_pruning.deploy.onnx import export_onnx
+from directional_pruning import compact, export_onnx, load_sparse, save_sparse, sparsity_report
 from directional_pruning.models import digits_net, vgg16
 
 
-def plant(model, zeros, dead):
-    """Zeros at random places, and dead filters and neurons in every layer but the last."""
+def add_zeros(model, zeros, dead):
+    """Set zeros at random positions, and whole filters and neurons in every layer but the last."""
     layers = [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
     with torch.no_grad():
         for layer in layers:
@@ -38,15 +36,15 @@ def plant(model, zeros, dead):
 
 
 def without_zeros(model):
-    twin = copy.deepcopy(model)
+    dense = copy.deepcopy(model)
     with torch.no_grad():
-        for p in twin.parameters():
+        for p in dense.parameters():
             p[p == 0] = 1e-3
-    return twin
+    return dense
 
 
 def measure(networks, image, batch, rounds, folder):
-    """Rows of figures, one a network, latencies taken in turns."""
+    """One row of figures for each network; the networks alternate in the timing loop."""
     x, rows, calls = image.expand(batch, *image.shape[1:]).contiguous(), [], []
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -90,12 +88,12 @@ def main():
     digits = digits_net()
     digits.load_state_dict(load_sparse(args.run / "model.sparse.safetensors"))
     vgg = vgg16()
-    plant(vgg, args.zeros, args.dead)
+    add_zeros(vgg, args.zeros, args.dead)
     header = (
         "parameters",
         "nonzero",
         "multiply-adds",
-        "small file",
+        "sparse file",
         "ONNX",
         "sparse ONNX",
         "torch ms",
@@ -105,7 +103,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for name, model, image in (
             ("digits", digits, torch.randn(1, 1, 8, 8)),
-            (f"VGG16, {args.dead:.0%} planted dead", vgg, torch.randn(1, 3, 32, 32)),
+            (f"VGG16, {args.dead:.0%} dead filters", vgg, torch.randn(1, 3, 32, 32)),
         ):
             start = time.perf_counter()
             smaller = compact(model, image)

@@ -1,10 +1,10 @@
-"""What locking the zeros adds to a training step, in one run.
+"""The time that locking the zeros adds to a training step, in one run.
 
     python benchmarks/freeze_zeros.py [--rounds 15]
 
-Two copies of a network of which 92 % of the weights are zero train in turn, one as it is, one with its zeros locked.
-Printed are the medians in milliseconds, the median of the differences over the median of the free step, and the
-milliseconds a step of clearing the gradients and weights alone, which do not depend on the batch.
+Two copies of a network with 92 % zeros train alternately, one of them with its zeros locked. It prints the medians in
+milliseconds, the median difference relative to the unlocked step, and the milliseconds for each step of clearing the
+gradients and weights alone, which do not depend on the batch size.
 """
 
 import argparse
@@ -56,17 +56,17 @@ CASES = {
 
 
 def clock(function) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     function()
-    return 1e3 * (time.perf_counter() - began)
+    return 1e3 * (time.perf_counter() - start)
 
 
 def measure(name: str, rounds: int) -> None:
     make, shape, optimize, steps = CASES[name]
     torch.manual_seed(0)
-    free = prune(make())
-    locked, inputs = copy.deepcopy(free), torch.randn(shape)
-    optimizers = {model: optimize(model.parameters()) for model in (free, locked)}
+    unlocked = prune(make())
+    locked, inputs = copy.deepcopy(unlocked), torch.randn(shape)
+    optimizers = {model: optimize(model.parameters()) for model in (unlocked, locked)}
     handle = freeze_zeros(locked)
 
     def train(model: nn.Module) -> None:
@@ -75,18 +75,18 @@ def measure(name: str, rounds: int) -> None:
             model(inputs).square().mean().backward()
             optimizers[model].step()
 
-    times = {free: [], locked: [], handle: []}
+    times = {unlocked: [], locked: [], handle: []}
     for i in range(rounds + 3):
-        for model in (free, locked) if i % 2 else (locked, free):
+        for model in (unlocked, locked) if i % 2 else (locked, unlocked):
             times[model].append(clock(lambda model=model: train(model)) / steps)
-        # As much work as a step adds: the weights once, the gradients once.
+        # A step clears the weights once and the gradients once.
         times[handle].append(clock(handle.apply) + clock(handle.apply))
     a, b, alone = (values[3:] for values in times.values())
-    middle = statistics.median
-    added = middle(y - x for x, y in zip(a, b, strict=True))
+    median = statistics.median
+    added = median(y - x for x, y in zip(a, b, strict=True))
     print(
-        f"{name:44}{middle(a):9.1f}{middle(b):9.1f}{added / middle(a):10.2%}{middle(alone):9.2f}"
-        f"{middle(alone) / middle(a):9.2%}"
+        f"{name:44}{median(a):9.1f}{median(b):9.1f}{added / median(a):10.2%}{median(alone):9.2f}"
+        f"{median(alone) / median(a):9.2%}"
     )
 
 
@@ -98,7 +98,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     threads = torch.get_num_threads()
     print(f"torch {torch.__version__}, python {platform.python_version()}, {platform.machine()}, {threads} threads")
-    print("training step".ljust(44) + "     free   locked     added  masking    share")
+    print("training step".ljust(44) + " unlocked   locked     added clearing fraction")
     for name in args.case:
         measure(name, args.rounds)
 

@@ -1,13 +1,13 @@
-"""Damage sparse checkpoints at random and load them: none may crash, hang, load other weights, or take more memory.
+"""Damage sparse files at random and load them: no crash, no hang, no other weights, no large allocation.
 
     python benchmarks/fuzz_sparse_file.py --loads 1000000
 
-Half of the damage leaves the checksums as they were; it must be refused or change nothing. The other half has
-checksums made to fit, as a forger would, so that it reaches the code behind them; such a file may load.
+Half of the damaged files have the old checksums: they must be refused or load unchanged. The other half have forged
+checksums, so that they reach the code behind that check; such a file may load.
 
-During each load the kernel grants the process twice the dense size of the sound network beyond what it has, and not a
-page more (RLIMIT_AS, so memory that is asked for but never touched counts too). A load that takes ten seconds of
-processor time ends the program. Every damage follows from the seed and its number alone: ``--first`` repeats one.
+During each load the process may allocate at most twice the dense size of the undamaged network (RLIMIT_AS, which also
+counts memory that is never written). A load that takes ten seconds of processor time ends the program. Each damage
+depends only on the seed and its number: ``--first`` repeats one.
 """
 
 import argparse
@@ -37,8 +37,8 @@ def network(elements: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def sparse(*shape: int) -> torch.Tensor:
-        kept = torch.rand(shape, generator=generator) > 0.98
-        return torch.where(kept, torch.randn(shape, generator=generator), 0.0)
+        nonzero = torch.rand(shape, generator=generator) > 0.98
+        return torch.where(nonzero, torch.randn(shape, generator=generator), 0.0)
 
     weight = sparse(elements // 100, 100)
     return {
@@ -109,7 +109,7 @@ def frame_starts(header: dict, table: dict) -> list[int]:
 
 
 def change(holder, draw: random.Random, fields: list[str] | None = None) -> None:
-    """Put another value in a field, or somewhere inside of it."""
+    """Replace a field, or an element inside it, by another value."""
     key = draw.choice(fields or list(holder))
     while isinstance(holder.get(key) if isinstance(holder, dict) else holder[key], list) and draw.random() < 0.8:
         if not holder[key]:
@@ -125,10 +125,10 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @contextmanager
 def at_most(more: int) -> Iterator[None]:
-    """Let the process have so many bytes more than now, and ten seconds of its processor."""
+    """Limit the process to so many more bytes than now, and to ten seconds of processor time."""
     with open("/proc/self/statm") as file:
-        has = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (has + more, resource.RLIM_INFINITY))
+        current = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (current + more, resource.RLIM_INFINITY))
     signal.setitimer(signal.ITIMER_PROF, 10)
     try:
         yield
@@ -142,7 +142,7 @@ def peak_bytes() -> int:
 
 
 def load(path: Path, state: dict[str, torch.Tensor], most: int) -> str:
-    """What became of one load."""
+    """Load a file and describe the outcome."""
     try:
         with at_most(most):
             loaded = load_sparse(path)
@@ -168,19 +168,19 @@ def main() -> None:
     faulthandler.enable()
     state, count, longest = network(args.elements), Counter(), (0.0, 0)
     dense = sum(tensor.nbytes for name, tensor in state.items() if name != "tied")
-    # A file in memory where there is such a place: the disk is not what is tested.
+    # A file in memory if possible, because the disk is not tested.
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         path = Path(folder, "net.safetensors")
-        sound = []
+        originals = []
         for values in ("float32", "bfloat16"):
             save_sparse(state, path, values=values)
-            sound.append((path.read_bytes(), load_sparse(path)))
-            assert load(path, sound[-1][1], 2 * dense) == "accepted and identical"
-        before, began = peak_bytes(), time.process_time()
+            originals.append((path.read_bytes(), load_sparse(path)))
+            assert load(path, originals[-1][1], 2 * dense) == "accepted and identical"
+        before, start_all = peak_bytes(), time.process_time()
         for number in range(args.first, args.first + args.loads):
             draw, forged = random.Random(args.seed * 2**40 + number), number % 2 == 1
-            data, expected = sound[number // 2 % 2]
+            data, expected = originals[number // 2 % 2]
             path.write_bytes(forge(data, draw) if forged else damage(data, draw))
             start = time.process_time()
             outcome = load(path, expected, 2 * dense)
@@ -191,16 +191,16 @@ def main() -> None:
                 print(f"damage {number}: {outcome}", flush=True)
             if (number + 1 - args.first) % 50_000 == 0:
                 print(f"after {number + 1 - args.first} loads: {dict(count)}", flush=True)
-    seconds = time.process_time() - began
+    seconds = time.process_time() - start_all
     print(
-        f"loads {args.loads}, dense size {dense} bytes, files {[len(data) for data, _ in sound]} bytes, "
+        f"loads {args.loads}, dense size {dense} bytes, files {[len(data) for data, _ in originals]} bytes, "
         f"{seconds:.0f} s of processor"
     )
     for outcome in sorted({*count, "refused", "crashes", "asked for too much memory", "accepted, other weights"}):
         print(f"  {outcome}: {count[outcome]}")
     print(f"  longest load: {1e3 * longest[0]:.1f} ms of processor (damage {longest[1]})")
     more = peak_bytes() - before
-    print(f"  peak memory over that of a sound load: {more / 2**20:.1f} MiB, {more / dense:.2f} times the dense size")
+    print(f"  peak memory above an undamaged load: {more / 2**20:.1f} MiB, {more / dense:.2f} times the dense size")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Size of the sparse file, and the time to write and read it beside safetensors, all in one run.
+"""Size of the sparse file, and the time to write and read it compared with safetensors, all in one run.
 
     python benchmarks/sparse_file.py [--zeros 0.92] [--rounds 9] [--threads 2]
 
-Size: random masks on 4,000,000 normal weights, in bits a nonzero with its place; the limit is the entropy of the mask,
-H(s)/(1-s), and of the bytes of a value.
+Size: random masks on 4,000,000 normal weights, in bits per nonzero, its position included. The limit is the entropy of
+the mask, H(s)/(1-s), and of the bytes of a value.
 
-Time: the weights of ResNet-50, a random share of them zero. safetensors writes and reads them dense. What it "loads" is
-a view of the file that has not been read; a network is ready only after its weights have been copied, so the figure to
-compare with is the one after a copy, and the other stands beside it. The programs take turns, round by round.
+Time: the weights of ResNet-50, a random fraction of them zero. safetensors writes and reads them dense. It "loads" a
+view of the file and reads nothing. A network is ready only after its weights have been copied, so the baseline is
+``load_file`` and a copy; ``load_file`` alone is printed too. The programs alternate, round by round.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from directional_pruning.deploy import file_size
 
 
 def masked(shape: tuple[int, ...], zeros: float, generator: torch.Generator) -> torch.Tensor:
-    kept = torch.rand(shape, generator=generator) >= zeros
-    return torch.where(kept, torch.randn(shape, generator=generator), 0.0)
+    nonzero = torch.rand(shape, generator=generator) >= zeros
+    return torch.where(nonzero, torch.randn(shape, generator=generator), 0.0)
 
 
 def sizes() -> None:
-    print("zeros  values    bits a nonzero  limit  of dense float32")
+    print("zeros  values  bits per nonzero  limit  of dense float32")
     for zeros in (0.92, 0.95, 0.98):
         weight = masked((2000, 2000), zeros, torch.Generator().manual_seed(0))
         for values in ("float32", "bfloat16"):
@@ -41,9 +41,9 @@ def sizes() -> None:
 
 
 def clock(function) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     function()
-    return 1e3 * (time.perf_counter() - began)
+    return 1e3 * (time.perf_counter() - start)
 
 
 def times(folder: Path, zeros: float, rounds: int) -> None:
@@ -69,22 +69,22 @@ def times(folder: Path, zeros: float, rounds: int) -> None:
         "load_file into the network": lambda: copy(load_file(folder / "dense")),
         "load_sparse into the network": lambda: copy(load_sparse(folder / "sparse")),
     }
-    taken = {name: [] for name in programs}
+    spent = {name: [] for name in programs}
     for i in range(rounds + 1):
         for name, program in programs.items():
             milliseconds = clock(program)
             if i:
-                taken[name].append(milliseconds)
+                spent[name].append(milliseconds)
     assert all(torch.equal(tensor, state[name]) for name, tensor in load_sparse(folder / "sparse").items())
 
     count, dense = sum(t.numel() for t in state.values()), (folder / "dense").stat().st_size
     print(f"\nResNet-50, {count:,} float32 weights, {zeros:.0%} of the prunable ones zero, {rounds} rounds, medians")
     print("program                        milliseconds   ratio to")
-    against = {"save": "save_file", "load": "load_file and a clone"}
+    baselines = {"save": "save_file", "load": "load_file and a clone"}
     for name in programs:
-        base = "load_file into the network" if "into" in name else against[name[:4]]
-        ratio = statistics.median(a / b for a, b in zip(taken[name], taken[base], strict=True))
-        print(f"{name:31}{statistics.median(taken[name]):12.1f}{ratio:8.2f}   {base}")
+        baseline = "load_file into the network" if "into" in name else baselines[name[:4]]
+        ratio = statistics.median(a / b for a, b in zip(spent[name], spent[baseline], strict=True))
+        print(f"{name:31}{statistics.median(spent[name]):12.1f}{ratio:8.2f}   {baseline}")
     for name in ("sparse", "sparse16"):
         size = (folder / name).stat().st_size
         print(f"{name}: {size:,} bytes, dense {dense:,}, {dense / size:.1f} times smaller")

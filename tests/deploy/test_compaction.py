@@ -1,4 +1,4 @@
-"""compact: the same function from fewer units, on networks with planted dead units of every kind."""
+"""compact: the same function from fewer channels, on networks with planted dead channels of every kind."""
 
 import copy
 import pickle
@@ -16,8 +16,8 @@ from directional_pruning.deploy.compaction import compact
 from directional_pruning.models import digits_net
 
 
-def enliven(model, seed=0):
-    """Everything random in float64: batch norm's statistics, scales and shifts too, as after a training."""
+def randomize(model, seed=0):
+    """Make everything random in float64, also the statistics, scales and shifts of batch norm."""
     torch.manual_seed(seed)
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -35,10 +35,10 @@ def kill(layer, filters=(), inputs=()):
         layer.weight[:, list(inputs)] = 0
 
 
-def shift(layer, units, values):
-    """Biases of a layer, or shifts of a batch norm: what dead filters are constant at."""
+def shift(layer, channels, values):
+    """Set biases of a layer, or shifts of a batch norm: the constants of dead filters."""
     with torch.no_grad():
-        layer.bias[list(units)] = torch.tensor(values).double()
+        layer.bias[list(channels)] = torch.tensor(values).double()
 
 
 def error(model, smaller, *shape):
@@ -46,7 +46,7 @@ def error(model, smaller, *shape):
     with torch.no_grad():
         expected, actual = model(x), smaller(x)
     assert expected.shape == actual.shape
-    assert expected.std() > 1e-3  # the outputs say something
+    assert expected.std() > 1e-3  # the outputs are not constant
     return float((expected - actual).abs().max() / expected.abs().max())
 
 
@@ -160,22 +160,22 @@ class Transformer(nn.Module):
         return self.head(self.norm(x))
 
 
-# Planted dead units
+# Planted dead channels
 
 
 def test_vgg16():
-    model = enliven(vgg16())
+    model = randomize(vgg16())
     conv1, conv2, conv4, conv5, conv13, linear1, linear2 = (model[i] for i in (0, 2, 7, 10, 28, 33, 36))
     kill(conv1, filters=range(3))
-    shift(conv1, range(3), [0.5, 0.25, -0.5])  # after ReLU one of the two constants has to carry both
-    kill(conv2, inputs=[5])  # a dead input column takes its filter along
+    shift(conv1, range(3), [0.5, 0.25, -0.5])  # after ReLU one of the two constants carries both
+    kill(conv2, inputs=[5])  # a dead input column removes its filter
     kill(conv4, filters=range(4))
     shift(conv4, range(4), [-0.1, -0.2, 0.0, -0.3])  # all end in zero
     kill(conv5, inputs=[6, 7])
     kill(conv13, filters=range(6))
     shift(conv13, range(6), [0.5] * 6)  # the next layer is linear: into its bias
     kill(linear1, filters=[0, 1, 2])  # hidden neurons, by their weights and
-    kill(linear2, inputs=[8, 9])  # by nobody listening
+    kill(linear2, inputs=[8, 9])  # by the next layer's zeros
     smaller = compact(model, torch.randn(2, 3, 32, 32))
     assert max(error(model, smaller, 3, 3, 32, 32), error(model, smaller, 2, 3, 40, 45)) < 1e-12
     assert removed(model, smaller) == {
@@ -184,15 +184,15 @@ def test_vgg16():
 
 
 def test_wide_resnet():
-    model = enliven(WideResNet())
+    model = randomize(WideResNet())
     first, second, third, fourth = model.blocks[4:8]  # the middle group: 32 channels
     kill(first.conv1, filters=range(5))
     shift(first.bn2, range(5), [0.7, 0.1, 0.2, 0.3, -9.0])  # with a shift: four constants, one carries
     with torch.no_grad():
         second.bn2.weight[:4] = 0  # dead by batch norm's scale
         second.bn2.bias[:4] = -1.0
-    kill(third.conv2, filters=[20, 21])  # in one branch only: the stream keeps the channel
-    kill(fourth.conv1, inputs=[22])  # one block does not listen, others do
+    kill(third.conv2, filters=[20, 21])  # in one branch only: the channel remains in the stream
+    kill(fourth.conv1, inputs=[22])  # one block does not read it, others do
     dead = [0, 1, 2]  # in every branch: gone from the stream, but for one to carry their constants
     for block in (first, second, third, fourth):
         kill(block.conv2, filters=dead)
@@ -210,7 +210,7 @@ def test_wide_resnet():
 
 
 def test_a_dead_branch_leaves_its_constant():
-    model = enliven(WideResNet(blocks=2))
+    model = randomize(WideResNet(blocks=2))
     dead, silent = model.blocks[1], model.blocks[3]
     kill(dead.conv2, filters=range(16))
     kill(silent.conv2, filters=range(32))
@@ -225,7 +225,7 @@ def test_a_dead_branch_leaves_its_constant():
 
 def test_resnet50():
     resnet50 = pytest.importorskip("torchvision").models.resnet50
-    model = enliven(resnet50(num_classes=10))
+    model = randomize(resnet50(num_classes=10))
     block, other = model.layer2[1], model.layer3[2]
     kill(block.conv1, filters=range(40))
     shift(block.bn1, range(40), [0.5] * 20 + [-5.0] * 20)
@@ -242,21 +242,21 @@ def test_resnet50():
     assert gone["layer2.1.conv1"] == (0, 49)
     assert gone["layer2.1.conv2"] == (49, 30)
     assert gone["layer2.1.conv3"] == (30, 0)
-    # The last stream: every block of the group feeds it, and only the classifier does not listen.
+    # The last stream: every block of the group adds to it, and only the classifier does not read it.
     assert "fc" not in gone
     assert not any(isinstance(module, nn.BatchNorm2d) for module in smaller.modules())
 
 
 @pytest.mark.parametrize("kind", ["chunk", "unbind", "causal", "written out"])
 def test_transformer(kind):
-    model = enliven(Transformer(kind))
+    model = randomize(Transformer(kind))
     for block in model.blocks:
         with torch.no_grad():
             weight, bias = block.qkv.weight.view(3, 4, 6, 24), block.qkv.bias.view(3, 4, 6)
             weight[0, :, 2], bias[0, :, 2] = 0, 0  # a query dimension
-            weight[2, 0, 1] = weight[2, 1, 4] = weight[2, 2, 5] = 0  # a value dimension of each head that lives,
+            weight[2, 0, 1] = weight[2, 1, 4] = weight[2, 2, 5] = 0  # a value dimension of each other head,
             bias[2, 2, 5] = 0  # constant or zero
-            block.proj.weight.view(24, 4, 6)[:, 3] = 0  # a head that nobody listens to
+            block.proj.weight.view(24, 4, 6)[:, 3] = 0  # a head that nothing reads
         kill(block.up, filters=range(5, 20))  # hidden neurons
         kill(block.down, inputs=range(40, 44))
     smaller = compact(model, torch.randint(11, (2, 9)))
@@ -278,7 +278,7 @@ def test_transformer(kind):
 
 @pytest.fixture
 def planted():
-    model = enliven(digits_net())
+    model = randomize(digits_net())
     kill(model.conv1, filters=range(4))
     kill(model.conv2, filters=range(10), inputs=[30, 31])
     kill(model.classifier, inputs=range(20))
@@ -310,7 +310,7 @@ def test_compacting_again_finds_nothing(planted):
 
 
 def test_zeros_stay_zeros_and_dtype_and_frozen_parameters_stay():
-    model = enliven(digits_net()).float()
+    model = randomize(digits_net()).float()
     kill(model.conv2, filters=range(10))
     with torch.no_grad():
         model.conv3.weight[torch.rand_like(model.conv3.weight) < 0.9] = 0
@@ -337,7 +337,7 @@ def test_shared_layers_stay_whole_and_right():
         def forward(self, x):
             return self.tied(F.relu(self.last(F.relu(self.shared(F.relu(self.shared(F.relu(self.first(x)))))))))
 
-    model = enliven(Twice())
+    model = randomize(Twice())
     kill(model.shared, filters=[0], inputs=[1])
     kill(model.last, filters=[2], inputs=[3])
     smaller = compact(model, torch.randn(2, 4))
@@ -360,7 +360,7 @@ def test_layers_called_as_functions():
             x = F.linear(x.mean((2, 3)), self.weight, self.bias)
             return F.linear(x.tanh(), self.last.weight, bias=self.last.bias)
 
-    model = enliven(Functions())
+    model = randomize(Functions())
     kill(model.conv, filters=range(3))
     with torch.no_grad():
         model.weight[:1] = 0
@@ -381,7 +381,7 @@ def test_what_is_written_in_place_is_read_by_all():
             x.add_(0.5)
             return x + self.second(x)
 
-    model = enliven(InPlace())
+    model = randomize(InPlace())
     kill(model.first, filters=[0, 1])
     shift(model.first, [0, 1], [-1.0, 1.0])
     assert error(model, compact(model, torch.randn(2, 4)), 7, 4) < 1e-12
@@ -391,7 +391,7 @@ def test_what_is_written_in_place_is_read_by_all():
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_the_transformer_of_torch(batch_first, norm_first):
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=batch_first, norm_first=norm_first)
-    model = enliven(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    model = randomize(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
     for layer in model.layers:
         with torch.no_grad():
             layer.self_attn.in_proj_weight.view(3, 4, 4, 16)[2, :, 1] = 0
@@ -404,7 +404,7 @@ def test_the_transformer_of_torch(batch_first, norm_first):
 
 
 class Unknown(nn.Module):
-    """A convolution, something no rule covers, and another two convolutions."""
+    """A convolution, an operation without a rule, and another two convolutions."""
 
     def __init__(self):
         super().__init__()
@@ -416,7 +416,7 @@ class Unknown(nn.Module):
 
 
 def test_unknown_operations_stay_untouched_with_a_note():
-    model = enliven(Unknown())
+    model = randomize(Unknown())
     kill(model.first, filters=[0])
     kill(model.second, filters=[0])
     shift(model.second, [0], [-1.0])
@@ -578,7 +578,7 @@ def random_network(names, ending, seed):
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 3)]
     elif ending == "flat":
         layers += [nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 3), nn.BatchNorm1d(3)]
-    model = enliven(nn.Sequential(*layers), seed)
+    model = randomize(nn.Sequential(*layers), seed)
     draw = random.Random(seed)
     with torch.no_grad():
         for module in model.modules():
@@ -627,7 +627,7 @@ def test_several_outputs_of_one_operation():
             a, b = self.last(x).split([2, 4], dim=1)
             return {"sum": a.sum((2, 3)) + b[:, :2].amax((-1, -2)), "places": places}
 
-    model = enliven(Pooled())
+    model = randomize(Pooled())
     kill(model.last, filters=[5])
     smaller = compact(model, torch.randn(2, 3, 9, 9))
     x = torch.randn(3, 3, 12, 12, dtype=torch.float64)

@@ -66,7 +66,7 @@ def small_state() -> dict[str, Tensor]:
 
 
 def rewrite(source: Path, target: Path, change: Callable[[dict, dict, bytearray], Any]) -> Path:
-    """Copy a file with its header, table and data changed and every checksum made to fit: a lie, not damage."""
+    """Copy a file with its header, table and data changed and every checksum made to fit: forged, not damaged."""
     data = source.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8:start]), bytearray(data[start:])
@@ -94,8 +94,8 @@ def states(draw: st.DrawFn) -> dict[str, Tensor]:
         shape = draw(st.lists(st.integers(0, 24), max_size=3))
         rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
         numel = int(np.prod(shape))
-        kept = rng.random(numel) < draw(st.sampled_from([0.0, 0.002, 0.1, 0.5, 1.0]))
-        raw = rng.integers(0, 2 if dtype == torch.bool else 256, (numel, dtype.itemsize), np.uint8) * kept[:, None]
+        nonzero = rng.random(numel) < draw(st.sampled_from([0.0, 0.002, 0.1, 0.5, 1.0]))
+        raw = rng.integers(0, 2 if dtype == torch.bool else 256, (numel, dtype.itemsize), np.uint8) * nonzero[:, None]
         state[name] = torch.frombuffer(bytearray(raw.astype(np.uint8)) or bytearray(8), dtype=dtype)[:numel].view(shape)
     return state
 

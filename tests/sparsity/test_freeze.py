@@ -44,10 +44,10 @@ class Net(nn.Module):
 
 
 @torch.no_grad()
-def prune(model, share=0.6):
+def prune(model, fraction=0.6):
     generator = torch.Generator().manual_seed(1)
     for p in model.parameters():
-        p.masked_fill_(torch.rand(p.shape, generator=generator) < share, 0)
+        p.masked_fill_(torch.rand(p.shape, generator=generator) < fraction, 0)
     model.square.bias.fill_(0.5)
     model.wide.weight[0, :3] = -0.0
     return model
@@ -61,8 +61,8 @@ def assert_locked(model, places):
     """Every zero is +0.0 in all its bits, and what is not locked is in use."""
     for name, p in model.named_parameters():
         assert not p.detach()[places[name]].contiguous().view(torch.uint8).any(), name
-        kept = p.detach()[~places[name]]
-        assert kept.count_nonzero() >= 0.8 * kept.numel(), name
+        unlocked = p.detach()[~places[name]]
+        assert unlocked.count_nonzero() >= 0.8 * unlocked.numel(), name
 
 
 def loss_of(model, x):
@@ -130,12 +130,12 @@ def test_no_optimizer_revives_a_zero_not_even_with_momentum_from_before(make):
 
 @pytest.mark.parametrize("make", [OPTIMIZERS["sgd, momentum"], OPTIMIZERS["adam"], OPTIMIZERS["adamw, foreach"]])
 def test_training_is_that_of_the_network_without_the_locked_weights(make):
-    # f is a sum over weights, so the kept ones alone are a network of their own.
+    # f is a sum over weights, so the nonzero ones alone are a network.
     whole = nn.ParameterList([torch.tensor([1.0, 0.0, -2.0, -0.0, 3.0])])
-    kept = nn.ParameterList([torch.tensor([1.0, -2.0, 3.0])])
+    restricted = nn.ParameterList([torch.tensor([1.0, -2.0, 3.0])])
     target = torch.arange(1.0, 6.0)
     freeze_zeros(whole)
-    both = [(whole, make(whole.parameters()), target), (kept, make(kept.parameters()), target[::2])]
+    both = [(whole, make(whole.parameters()), target), (restricted, make(restricted.parameters()), target[::2])]
     for _ in range(10):
         for network, optimizer, towards in both:
             optimizer.zero_grad()
@@ -143,7 +143,7 @@ def test_training_is_that_of_the_network_without_the_locked_weights(make):
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
     assert whole[0][1] == whole[0][3] == 0
-    assert torch.equal(whole[0][::2], kept[0])
+    assert torch.equal(whole[0][::2], restricted[0])
 
 
 def test_what_an_optimizer_writes_off_the_support_is_gone_a_nan_on_it_stays():
@@ -267,12 +267,12 @@ def test_a_copy_is_an_ordinary_network(duplicate):
     model = prune(Net())
     places = zeros(model)
     freeze_zeros(model)
-    twin = duplicate(model)
+    copied = duplicate(model)
     assert b"directional_pruning" not in pickle.dumps(model)
-    for each in (model, twin):
+    for each in (model, copied):
         train(each, Adam(each.parameters(), lr=0.1))
     assert_locked(model, places)
-    assert all(p[places[name]].all() for name, p in twin.named_parameters())
+    assert all(p[places[name]].all() for name, p in copied.named_parameters())
 
 
 def test_weights_written_by_hand_are_put_right_at_the_next_step_or_when_asked():
