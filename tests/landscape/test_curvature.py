@@ -21,7 +21,7 @@ from directional_pruning.landscape import (
 
 
 def network(dtype=torch.float64):
-    """Convolution, batch norm with statistics of its own, dropout: what must be in evaluation mode."""
+    """Convolution, batch norm with its statistics, dropout: what must be in evaluation mode."""
     torch.manual_seed(0)
     layers = nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(12, 4)
     model = nn.Sequential(*layers).to(dtype)
@@ -55,10 +55,10 @@ def dense_hessian(model, batches, loss_fn=F.cross_entropy):
     model.eval()
     loss, w = flat_loss(model, batches, loss_fn)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", DeprecationWarning)  # torch's own use
-        found = hessian(loss)(w)
+        warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", DeprecationWarning)  # inside torch
+        actual = hessian(loss)(w)
     model.train()
-    return found
+    return actual
 
 
 def dense_gauss_newton(model, batches):
@@ -76,26 +76,26 @@ def dense_gauss_newton(model, batches):
 def test_products_equal_the_dense_hessian():
     model, batches = network(), data()
     expected = dense_hessian(model, batches)
-    found = hessian_operator(model, F.cross_entropy, batches) @ np.eye(len(expected))
-    assert found.dtype == np.float64
-    assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-10)
+    actual = hessian_operator(model, F.cross_entropy, batches) @ np.eye(len(expected))
+    assert actual.dtype == np.float64
+    assert_close(torch.from_numpy(actual), expected, rtol=0, atol=1e-10)
     assert expected.abs().max() > 0.1
 
 
 def test_products_in_float32_are_those_of_float64_to_its_precision():
     model, v = network(), torch.randn(88, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     exact = hessian_product(model, F.cross_entropy, data())(v)
-    found = hessian_product(model.float(), F.cross_entropy, data(torch.float32))(v.float())
-    assert found.dtype == torch.float32
-    assert_close(found.double(), exact, rtol=0, atol=1e-5 * float(exact.norm()))
+    actual = hessian_product(model.float(), F.cross_entropy, data(torch.float32))(v.float())
+    assert actual.dtype == torch.float32
+    assert_close(actual.double(), exact, rtol=0, atol=1e-5 * float(exact.norm()))
 
 
 def test_gauss_newton_products_equal_the_dense_matrix():
     model, batches = network(), data()
     expected = dense_gauss_newton(model, batches)
-    found = hessian_operator(model, F.cross_entropy, batches, gauss_newton=True) @ np.eye(len(expected))
-    assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-10)
-    assert np.linalg.eigvalsh(found)[0] > -1e-12
+    actual = hessian_operator(model, F.cross_entropy, batches, gauss_newton=True) @ np.eye(len(expected))
+    assert_close(torch.from_numpy(actual), expected, rtol=0, atol=1e-10)
+    assert np.linalg.eigvalsh(actual)[0] > -1e-12
     assert (expected - dense_hessian(model, batches)).abs().max() > 1e-2  # they are two matrices
 
 
@@ -138,8 +138,8 @@ def test_tied_unused_and_linear_parameters():
     for loss_fn in (lambda z, _: z.mean(), F.mse_loss):
         expected = dense_hessian(model, batches, loss_fn)
         assert expected.shape == (12, 12)
-        found = hessian_operator(model, loss_fn, batches) @ np.eye(12)
-        assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-12)
+        actual = hessian_operator(model, loss_fn, batches) @ np.eye(12)
+        assert_close(torch.from_numpy(actual), expected, rtol=0, atol=1e-12)
 
 
 def test_inputs_by_name_and_frozen_parameters():
@@ -150,8 +150,8 @@ def test_inputs_by_name_and_frozen_parameters():
     torch.manual_seed(0)
     model, a, y = Named(4, 3).double(), torch.randn(9, 4).double(), torch.randint(0, 3, (9,))
     model.bias.requires_grad_(False)
-    found = hessian_operator(model, F.cross_entropy, [({"a": a, "b": a}, y)]) @ np.eye(15)
-    assert_close(torch.from_numpy(found), dense_hessian(nn_linear_like(model), [(a * a, y)]), rtol=0, atol=1e-12)
+    actual = hessian_operator(model, F.cross_entropy, [({"a": a, "b": a}, y)]) @ np.eye(15)
+    assert_close(torch.from_numpy(actual), dense_hessian(nn_linear_like(model), [(a * a, y)]), rtol=0, atol=1e-12)
     assert not model.bias.requires_grad
 
 

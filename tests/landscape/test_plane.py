@@ -50,16 +50,16 @@ def test_values_at_the_three_networks_equal_direct_evaluation():
     values = loss_plane(network(), F.cross_entropy, batches, *three, size=2, margin=0.0)
     at = {(float(x), float(y)): i for i, (x, y) in enumerate(values.corners)}
     assert values.corners.shape == (3, 2)
-    found = 0
+    corners = 0
     for row, y in enumerate(values.y.tolist()):
         for column, x in enumerate(values.x.tolist()):
             loss, error = float(values.loss[row, column]), float(values.error[row, column])
             expected = direct(values.plane.point(x, y), batches)
             assert (loss, error) == (pytest.approx(expected[0], rel=1e-5), pytest.approx(expected[1], abs=1e-6))
             if (x, y) in at:
-                found += 1
+                corners += 1
                 assert loss == pytest.approx(direct(three[at[x, y]], batches)[0], rel=1e-5)
-    assert found >= 2
+    assert corners >= 2
 
 
 def test_the_corners_are_the_three_networks_exactly():

@@ -22,22 +22,22 @@ def read(path):
 def test_the_curvature_of_a_pair_is_that_of_its_first_network(new_pair):
     folder, pair = new_pair()
     words = examine_curvature(folder, pair, k=4)
-    found = read(folder / "curvature.npz")
-    assert str(found["verdict"]) == words
+    result = read(folder / "curvature.npz")
+    assert str(result["verdict"]) == words
     pair.model.load_state_dict(pair.states[0])
     values, vectors = top_eigenspace(pair.model, F.cross_entropy, pair.train, 4)
     flat = [torch.cat([state[name].flatten() for name, _ in pair.model.named_parameters()]) for state in pair.states]
     displacement = (flat[1] - flat[0]).double()
-    assert found["parameters"] == len(displacement) == 69
-    np.testing.assert_allclose(found["eigenvalues"], values, rtol=1e-4)
-    assert float(found["share"]) == pytest.approx(subspace_fraction(displacement, vectors.double()), rel=1e-3)
-    assert float(found["share"]) == pytest.approx(math.sqrt((found["cosines"] ** 2).sum()), rel=1e-5)
-    assert float(found["random"]) == pytest.approx(math.sqrt(4 / 69))
+    assert result["parameters"] == len(displacement) == 69
+    np.testing.assert_allclose(result["eigenvalues"], values, rtol=1e-4)
+    assert float(result["share"]) == pytest.approx(subspace_fraction(displacement, vectors.double()), rel=1e-3)
+    assert float(result["share"]) == pytest.approx(math.sqrt((result["cosines"] ** 2).sum()), rel=1e-5)
+    assert float(result["random"]) == pytest.approx(math.sqrt(4 / 69))
     curved = hessian_product(pair.model, F.cross_entropy, pair.train)(displacement.float()).double()
-    assert float(found["along"]) == pytest.approx(
+    assert float(result["along"]) == pytest.approx(
         float(displacement @ curved / (displacement @ displacement)), rel=1e-3
     )
-    assert found["residuals"].max() < 1e-4
+    assert result["residuals"].max() < 1e-4
     assert not (folder / "curvature" / "products.bin").exists()
 
 

@@ -127,7 +127,7 @@ def test_two_checkpoints_of_other_code(checkpoints, dirprune, suffix):
     page = (checkpoints / "out" / "report.html").read_text()
     assert f"a.{suffix}" in page
     assert "dense baseline" not in page
-    # The same command goes on; the folder is not taken for others.
+    # The same command resumes; for other networks it refuses the folder.
     assert dirprune(*command)[0] == 0
     other = [arg if arg != "mine:data" else "mine:data_without_test" for arg in command]
     code, _, err = dirprune(*other)
