@@ -2,7 +2,7 @@
 
 A rule says how one operation treats the channels of its tensors. To add a rule, write a class and name it in the
 tables of ``dispatch.py``. The methods work on :class:`ChannelMasks`, one for each tensor, and only ever add elements
-to ``needed`` and ``remaining``. This one covers any function of a single tensor that works element by element:
+to ``needed`` and ``remaining``. This rule covers ``torch.square``:
 
 >>> from directional_pruning.deploy.compaction.masks import align
 >>> class Square(Rule):
