@@ -16,7 +16,7 @@ from directional_pruning.cli.tables import train_table
 from directional_pruning.deploy import file_size, read_weights
 from directional_pruning.files import CorruptFileError
 from directional_pruning.models import digits_net
-from directional_pruning.runs import create_run, digits_recipe, load_run, train_run
+from directional_pruning.runs import create_run, digits_recipe, train_run
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_summary_and_the_table_say_what_the_file_takes(finished):
     assert grda["sparse_bytes"] < grda["zipped_bytes"] == size.zipped_bytes < grda["bytes"]
     assert grda["bits_per_nonzero"] == size.bits_per_nonzero == 8 * size.sparse_bytes / size.nonzeros
     assert grda["least_bits_per_nonzero"] == size.least_bits_per_nonzero
-    table = train_table(finished, load_run(finished)[0])
+    table = train_table(finished)
     labels, column = ([str(cell) for cell in table.columns[k].cells] for k in (0, 2))
     shown = dict(zip(labels, column, strict=True))
     for label, key in (("file, dense", "bytes"), ("file, zipped", "zipped_bytes"), ("file, sparse", "sparse_bytes")):

@@ -11,28 +11,28 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..report import Row
-    from ..runs import Recipe
 
 __all__ = ["show_comparison", "train_table"]
 
 
-def train_table(run: Path, recipe: "Recipe") -> "Table":
+def train_table(run: Path) -> "Table":
     """Both networks of a finished run side by side, and what the paper published of them."""
     from rich.table import Table
 
-    from ..report import published_row
+    from ..report import comparison_rows
 
     summary = json.loads((run / "summary.json").read_text())
     sgd, grda = summary["sgd"], summary["grda"]
     table = Table("", "dense baseline", "sparse", title=f"{summary['recipe']}: {summary['parameters']:,} parameters")
-    paper = published_row(recipe.name, recipe.c, recipe.mu)
+    paper = comparison_rows([run])[0].published
     published = {}
-    if paper is not None:
-        table.add_column(f"paper, {paper['seeds']:.0f} seed{'s' * (paper['seeds'] != 1)}")
-        baseline = f"{paper['dense_accuracy']:.2%} / " if paper["dense_accuracy"] is not None else ""
+    if paper:
+        seeds = paper["test_accuracy"].count
+        table.add_column(f"paper, {seeds} seed{'s' * (seeds != 1)}")
+        baseline = f"{paper['dense_accuracy'].mean:.2%} / " if "dense_accuracy" in paper else ""
         published = {
-            "test_accuracy": f"{baseline}{paper['test_accuracy']:.2%}",
-            "sparsity_all": f"{paper['sparsity']:.2%}",
+            "test_accuracy": f"{baseline}{paper['test_accuracy'].mean:.2%}",
+            "sparsity_all": f"{paper['sparsity_all'].mean:.2%}",
         }
 
     def add(label: str, dense: str, sparse: str, key: str = "") -> None:

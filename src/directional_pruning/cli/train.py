@@ -173,7 +173,7 @@ def train(
         show_comparison(screen, comparison_rows([folder]))
         print(folder if quiet else f"comparison: {page}")
     elif not diverged:
-        screen.print(train_table(folder, chosen))
+        screen.print(train_table(folder))
         for flag in comparison_rows([folder])[0].flags:
             screen.print(f"beside the paper: {flag}", markup=False, soft_wrap=True)
         print(folder if quiet else f"report: {pages[folder]}")

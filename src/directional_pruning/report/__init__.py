@@ -2,7 +2,6 @@
 
 from .comparison_page import write_comparison
 from .plots.theory import write_theory
-from .published import published_row
 from .run_page import write_report
 from .statistics import COMPARED, Row, comparison_rows, in_words, shared_flags
 
@@ -11,7 +10,6 @@ __all__ = [
     "Row",
     "comparison_rows",
     "in_words",
-    "published_row",
     "shared_flags",
     "write_comparison",
     "write_report",

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from ..run_folder import Record, Run
 from .formatting import NAMES, amount, decimal, duration, percent, size
 from .groups import Group, single_group, watched_accuracy
-from .plots.style import labels_of
+from .plots.axes import labels_of
 from .statistics import Row, mean_and_deviation
 
 Figures = Mapping[str, Figure | None]

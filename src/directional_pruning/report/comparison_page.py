@@ -34,14 +34,14 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     """
     groups = gather(folders)
     body = [_header(groups)]
-    for recipe, part in groupby(groups, key=lambda group: group.recipe):
+    for recipe, part in groupby(groups, key=lambda group: group.runs[0].name):
         body += _recipe(recipe, list(part))
     write(out, document("Runs beside the paper: directional pruning", "\n".join(filter(None, body))))
     return out
 
 
 def _header(groups: Sequence[Group]) -> str:
-    runs, recipes = sum(len(group.runs) for group in groups), len({group.recipe for group in groups})
+    runs, recipes = sum(len(group.runs) for group in groups), len({group.runs[0].name for group in groups})
     paper = " beside the paper" if any(group.paper for group in groups) else ""
     title = f"{runs} run{'s' * (runs > 1)} of {recipes} recipe{'s' * (recipes > 1)}{paper}"
     return f"<header>\n<h1>{title}</h1>\n{ABOUT}\n</header>"

@@ -47,19 +47,9 @@ class Group:
         return ", ".join(filter(None, (self.setting, self.protocol)))
 
     @property
-    def recipe(self) -> str:
-        """The name they share."""
-        return self.runs[0].name
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The configuration of the first, with which the others agree but for the seed."""
-        return self.runs[0].config
-
-    @property
     def epochs(self) -> float:
         """The length of training, or what there is of it where the files do not say."""
-        numbers = [self.config.get("epochs")]
+        numbers = [self.runs[0].config.get("epochs")]
         numbers += [record.get(key) for run in self.runs for record in run.metrics for key in ("epoch", "epochs")]
         return max(float(number or 0) for number in (1, *numbers) if math.isfinite(number or 0))
 

@@ -110,20 +110,6 @@ def published(recipe: str) -> Published | None:
     )
 
 
-def published_row(recipe: str, c: float, mu: float) -> dict[str, Any] | None:
-    """The figures of one setting to print beside a finished run, fractions; ``None`` where the paper has none.
-
-    >>> published_row("wrn28x10-cifar10", 0.001, 0.65)
-    {'sparsity': 0.982877, 'test_accuracy': 0.94531, 'dense_accuracy': 0.94173, 'seeds': 10}
-    """
-    paper = published(recipe)
-    row = paper.setting(c, mu) if paper else None
-    if paper is None or row is None:
-        return None
-    dense = paper.dense.test_accuracy if paper.dense else None
-    return {"sparsity": row.sparsity, "test_accuracy": row.test_accuracy, "dense_accuracy": dense, "seeds": row.seeds}
-
-
 def _setting(record: dict[str, Any]) -> Setting:
     values: dict[str, Any] = {**record, "curves": _series(record.get("curves", {}))}
     return Setting(**values)

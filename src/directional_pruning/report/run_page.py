@@ -17,11 +17,13 @@ from .plots.training import schedule_figure, training_figure
 from .plots.weights import histogram_figure, layers_figure
 from .statistics import COMPARED, mean_and_deviation, protocol_flags, row_of
 
-Row = tuple[str, str, Callable[[float], str]]
-_RESULTS: Sequence[Row] = (
+# Label, key and format of the results; the first seven are in the records of the epochs too.
+_RESULTS: Sequence[tuple[str, str, Callable[[float], str]]] = (
+    ("Epoch", "epoch", amount),
     ("Test accuracy", "test_accuracy", lambda value: percent(value, 2)),
     ("Test loss", "test_loss", decimal),
     ("Training loss", "train_loss", decimal),
+    ("Validation accuracy", "validation_accuracy", lambda value: percent(value, 2)),
     ("Zeros, all parameters", "sparsity_all", percent),
     ("Zeros, prunable weights", "sparsity_prunable", percent),
     ("File, dense", "bytes", size),
@@ -30,13 +32,6 @@ _RESULTS: Sequence[Row] = (
     ("Bits per nonzero in it", "bits_per_nonzero", decimal),
     ("Limit, zeros at random", "least_bits_per_nonzero", decimal),
     ("Training time", "seconds", duration),
-)
-_SO_FAR: Sequence[Row] = (
-    ("Epoch", "epoch", amount),
-    ("Training loss", "train_loss", decimal),
-    ("Validation accuracy", "validation_accuracy", lambda value: percent(value, 2)),
-    ("Zeros, all parameters", "sparsity_all", percent),
-    ("Zeros, prunable weights", "sparsity_prunable", percent),
 )
 
 
@@ -101,7 +96,7 @@ def _results(run: Run) -> str:
         heading, figures = "Result", _RESULTS
         records = {network: run.summary[network] for network in NETWORKS if run.summary.get(network)}
     else:
-        heading, figures = "So far", _SO_FAR
+        heading, figures = "So far", _RESULTS[:7]
         records = {network: run.of(network)[-1] for network in NETWORKS if run.of(network)}
     rows = []
     for label, key, write_value in figures:

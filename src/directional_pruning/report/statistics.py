@@ -82,7 +82,7 @@ def row_of(group: Group) -> Row:
     # A sweep need not train the dense baseline of a seed once more for each setting.
     dense = [run.summary.get("sgd") or _dense_result(group, run) for run in finished]
     return Row(
-        group.recipe,
+        group.runs[0].name,
         group.label,
         *group.runs[0].setting,
         runs=len(group.runs),
@@ -134,11 +134,8 @@ def mean_and_deviation(stat: Stat | None, unit: str = "\N{NO-BREAK SPACE}%") -> 
 
 def in_words(row: Row, name: str) -> str:
     """One of the compared figures, in percent: ours, and below it the paper's and the difference in points."""
-    lines, paper, difference = (
-        [mean_and_deviation(getattr(row, name), "")],
-        row.published.get(name),
-        row.difference(name),
-    )
+    paper, difference = row.published.get(name), row.difference(name)
+    lines = [mean_and_deviation(getattr(row, name), "")]
     if paper is not None:
         lines.append(f"paper {mean_and_deviation(paper._replace(std=None), '')}")
     if difference is not None:
@@ -153,7 +150,7 @@ def shared_flags(rows: Sequence[Row]) -> list[str]:
 
 
 def _flags(group: Group) -> Iterable[str]:
-    config, runs = group.config, group.runs
+    config, runs = group.runs[0].config, group.runs
     for run in runs:
         for network, reason in run.diverged.items():
             yield f"seed {seed_of(run)}: {NAMES[network]} diverged, {reason}"
@@ -161,9 +158,8 @@ def _flags(group: Group) -> Iterable[str]:
     if unfinished:
         last = [run.metrics[-1] for run in unfinished if run.metrics]
         steps = ", ".join(f"{NAMES[record['network']]} at epoch {record['epoch']}" for record in last)
-        yield f"{len(unfinished)} of {len(runs)} runs not finished" + (
-            steps and f" ({steps} of {config.get('epochs')})"
-        )
+        progress = f" ({steps} of {config.get('epochs')})" if steps else ""
+        yield f"{len(unfinished)} of {len(runs)} runs not finished{progress}"
     repeated = [str(seed) for seed, count in Counter(map(seed_of, runs)).items() if count > 1]
     if repeated:
         yield f"more than one run of seed {', '.join(repeated)}"
@@ -183,16 +179,9 @@ def _published_stats(group: Group) -> dict[str, Stat]:
     paper, row = group.paper, group.paper_row
     if paper is None or row is None:
         return {}
-    columns = (
-        ("sparsity_all", row, "sparsity"),
-        ("test_accuracy", row, "test_accuracy"),
-        ("dense_accuracy", paper.dense, "test_accuracy"),
-    )
-    return {
-        name: Stat(getattr(setting, key), getattr(setting, f"{key}_std"), setting.seeds)
-        for name, setting, key in columns
-        if setting is not None
-    }
+    accuracies = [("test_accuracy", row), ("dense_accuracy", paper.dense)]
+    stats = {name: Stat(x.test_accuracy, x.test_accuracy_std, x.seeds) for name, x in accuracies if x}
+    return {"sparsity_all": Stat(row.sparsity, row.sparsity_std, row.seeds)} | stats
 
 
 def _dense_result(group: Group, run: Run) -> Mapping[str, Any]:

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from ...files import CorruptFileError
 from ..arrays import Arrays, read_arrays
 from ..formatting import decimal
-from .style import COLOURS, DASHED, MUTED, label_lines, new_figure, panel, round_ticks, styled, whole_ticks
+from .axes import label_lines, panel, round_ticks, whole_ticks
+from .style import COLOURS, DASHED, MUTED, new_figure, styled
 
 
 def read_curvature(folder: Path) -> dict[str, Any]:
@@ -51,11 +52,11 @@ def curvature_figure(arrays: Arrays) -> Figure | None:
     figure = new_figure(height=310)
     eigenvalues = arrays["eigenvalues"]
     j = np.arange(1, eigenvalues.size + 1)
-    above = panel(figure, "eigenvalues of the Hessian", place=0, places=2)
+    above = panel(figure, "eigenvalues of the Hessian", place=0, of=2)
     above.vlines(j, 0, eigenvalues, color=COLOURS["sgd"], linewidth=1.2)
     above.plot(j, eigenvalues, "o", color=COLOURS["sgd"], markersize=5)
     above.set_ylim(min(0, 1.1 * float(eigenvalues.min())), 1.1 * max(float(eigenvalues.max()), 1e-12))
-    below = panel(figure, "share of the way in the first j directions", place=1, places=2)
+    below = panel(figure, "share of the way in the first j directions", place=1, of=2)
     shares, random = np.sqrt(np.cumsum(arrays["cosines"] ** 2)), np.sqrt(j / float(arrays["parameters"]))
     below.plot(j, shares, "o-", color=COLOURS["grda"], markersize=4, linewidth=1.7)
     below.plot(j, random, color=MUTED, linewidth=1.7, linestyle=DASHED)

@@ -11,7 +11,8 @@ from matplotlib.patheffects import withStroke
 from ...run_folder import NETWORKS, Run
 from ..formatting import NOT_FINITE
 from ..groups import Group
-from .style import COLOURS, DASHED, GROUND, SETTINGS, label_lines, log_ticks, whole_ticks
+from .axes import label_lines, log_ticks, whole_ticks
+from .style import COLOURS, DASHED, GROUND, SETTINGS
 
 Groups = Sequence[Group]
 
@@ -43,33 +44,28 @@ def group_curves(
     groups: Groups, key: str, unit: float, length: float, networks: Iterable[str] = NETWORKS
 ) -> list[Curve]:
     """A curve for the dense baselines of each protocol and one for each group; ``length`` is where training ends."""
-    lines = []
-    if "sgd" in networks:
-        for protocol, group in {group.protocol: group for group in groups}.items():
-            name = ", ".join(filter(None, ("dense", protocol)))
-            lines.append((group, group.dense_runs.values(), "sgd", COLOURS["sgd"], name))
-    if "grda" in networks:
-        lines += [(group, group.runs, "grda", colour_of(at), group.label) for at, group in enumerate(groups)]
     curves = []
-    for group, runs, network, colour, name in lines:
-        epochs, values, band = _over_seeds(runs, network, key)
-        if len(epochs):
-            sides = (band[0] / unit, band[1] / unit) if band else None
-            curves.append(Curve(colour, name, epochs * (length / group.epochs), values / unit, band=sides))
+    for protocol, group in {group.protocol: group for group in groups}.items() if "sgd" in networks else ():
+        look = COLOURS["sgd"], ", ".join(filter(None, ("dense", protocol)))
+        curves += _mean_curve(group.dense_runs.values(), "sgd", key, unit, length / group.epochs, *look)
+    for at, group in enumerate(groups) if "grda" in networks else ():
+        curves += _mean_curve(group.runs, "grda", key, unit, length / group.epochs, colour_of(at), group.label)
     return curves
 
 
-def _over_seeds(runs: Iterable[Run], network: str, key: str) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Epochs, the mean over the runs that have got furthest, and the lowest and highest of them if there are two."""
-    series = [{x["epoch"]: x[key] for x in run.of(network) if key in x} for run in runs]
+def _mean_curve(
+    runs: Iterable[Run], network: str, key: str, unit: float, scale: float, colour: str, name: str
+) -> list[Curve]:
+    """The mean over the runs that have got furthest, with the lowest and highest of them; nothing without records."""
+    series = [{record["epoch"]: record[key] for record in run.of(network) if key in record} for run in runs]
     furthest = max((max(line) for line in series if line), default=0)
     series = [line for line in series if line and max(line) == furthest]
-    epochs = sorted(set.intersection(*map(set, series))) if series else []
-    values = np.array([[line[epoch] for epoch in epochs] for line in series], dtype=float).reshape(
-        len(series), len(epochs)
-    )
+    if not series:
+        return []
+    epochs = sorted(set.intersection(*map(set, series)))
+    values = np.array([[line[epoch] for epoch in epochs] for line in series], dtype=float) / unit
     band = (values.min(axis=0), values.max(axis=0)) if len(series) > 1 else None
-    return np.array(epochs, dtype=float), values.mean(axis=0) if len(series) else np.array([]), band
+    return [Curve(colour, name, np.array(epochs) * scale, values.mean(axis=0), band=band)]
 
 
 def published_curves(

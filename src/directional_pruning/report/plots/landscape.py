@@ -6,26 +6,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ..arrays import Arrays, read_arrays
 from ..formatting import NOT_FINITE, decimal, percent, shortened
-from .style import (
-    COLOURS,
-    DASHED,
-    GROUND,
-    INK,
-    MUTED,
-    STEPS,
-    label_lines,
-    log_ticks,
-    new_figure,
-    note,
-    panel,
-    range_of,
-    round_ticks,
-    styled,
-)
+from .axes import label_lines, log_ticks, note, panel, range_of, round_numbers, round_ticks
+from .style import COLOURS, DASHED, GROUND, INK, MUTED, new_figure, styled
 
 _MEASURED = ("loss", "error", "test_loss", "test_error")
 
@@ -123,7 +108,7 @@ def _along_figure(arrays: Arrays, key: str, label: str) -> Figure:
 def _plane_figure(arrays: Arrays, key: str, label: str) -> Figure:
     """Contours, the darker the higher, with the three networks and the curve drawn on them."""
     figure = new_figure(height=310)
-    axes = panel(figure, label, left=44, right=14, label_at=44)
+    axes = panel(figure, label, left=44, right=14)
     values = arrays[key] / (0.01 if "error" in key else 1.0)
     values = np.ma.masked_invalid(values)
     levels = _levels(values.compressed())
@@ -164,7 +149,7 @@ def _levels(values: np.ndarray, most: int = 9) -> list[float]:
     if not low < high:
         return []
     if low <= 0:
-        return [float(x) for x in MaxNLocator(most, steps=STEPS).tick_values(low, high) if low < x < high]
+        return [float(x) for x in round_numbers(most).tick_values(low, high) if low < x < high]
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1, 2, 5), (1, 3), (1,)):
         levels = [digit * 10.0**power for power in powers for digit in digits]

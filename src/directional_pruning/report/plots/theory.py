@@ -12,7 +12,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from ..arrays import Arrays, read_arrays
 from ..formatting import decimal
 from ..html import pictures
-from .style import COLOURS, MUTED, label_lines, log_ticks, new_figure, panel, styled
+from .axes import label_lines, log_ticks, panel
+from .style import COLOURS, MUTED, new_figure, styled
 
 _GREEN = "#3f9b64"  # readable on white and on black
 Line = tuple[str, str, np.ndarray]
@@ -49,7 +50,7 @@ def law_figure(arrays: Arrays) -> Figure:
     figure = new_figure(height=330)
     shades = (COLOURS["grda"], COLOURS["sgd"], _GREEN)
     for place, (key, label) in enumerate((("error", "full gradient"), ("noisy_error", "batches of 8 of 64 samples"))):
-        axes = panel(figure, f"|difference| / threshold, {label}", place=place, places=2)
+        axes = panel(figure, f"|difference| / threshold, {label}", place=place, of=2)
         lines = [(f"rate {decimal(r)}", c, e) for r, c, e in zip(arrays["rates"], shades, arrays[key])]
         _draw_lines(axes, arrays["times"], lines, "time t = n × rate" if place else "")
     return figure

@@ -6,29 +6,14 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ...run_folder import Run
 from ..formatting import decimal
 from ..published import Published
 from ..statistics import row_of
+from .axes import height_of, note, panel, percent_axis, range_of, round_numbers, whole_ticks
 from .curves import Groups, colour_of, published_colours
-from .style import (
-    COLOURS,
-    DASHED,
-    GROUND,
-    HEIGHT,
-    MUTED,
-    STEPS,
-    height_of,
-    new_figure,
-    note,
-    panel,
-    percent_axis,
-    range_of,
-    styled,
-    whole_ticks,
-)
+from .style import COLOURS, DASHED, GROUND, HEIGHT, MUTED, new_figure, styled
 
 _METHODS = (("v", "-"), ("^", DASHED), ("s", "-"), ("D", ":"))  # markers and lines of other methods
 _LAYERS = (":", DASHED, "-", (0, (6, 1.5, 1, 1.5)), (0, (5, 1)), (0, (1, 1)))  # lines of other methods by layer
@@ -67,7 +52,7 @@ def accuracy_against_zeros(groups: Groups) -> Figure | None:
     low = max(low, high - 18) if paper and paper.frontier else low
     margin = max(0.1 * (high - low), 0.2)
     axes.set_ylim(low - 2 * margin, high + margin)
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
+    axes.yaxis.set_major_locator(round_numbers(6))
     axes.margins(x=0.06)
     _name_points(axes, [(float(_position(zeros)), label, colour) for label, zeros, _, colour in ours])
     _zeros_axis(axes)
@@ -138,7 +123,7 @@ def _zeros_axis(axes: Axes) -> None:
     low, high = axes.get_xlim()
     ticks = [tick for tick in _TICKS if low <= _position(tick) <= high]
     if len(ticks) < 2:
-        round_ones = MaxNLocator(4, steps=STEPS).tick_values(100 - 100 * 10**-low, 100 - 100 * 10**-high)
+        round_ones = round_numbers(4).tick_values(100 - 100 * 10**-low, 100 - 100 * 10**-high)
         ticks = [tick / 100 for tick in round_ones if tick < 100 and low <= _position(tick / 100) <= high]
     axes.set_xticks(_position(ticks), [decimal(100 * tick, 4) for tick in ticks])
     axes.set_xlim(low, high)

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from ...run_folder import NETWORKS
 from ..formatting import decimal, percent
 from ..groups import Group, watched_accuracy
+from .axes import note, panel, percent_axis, range_of, round_ticks
 from .curves import Curve, Groups, draw_curves, end_of_axis, group_curves, published_curves
-from .style import HEIGHT, INK, MUTED, new_figure, note, panel, percent_axis, range_of, round_ticks, styled
+from .style import HEIGHT, INK, MUTED, new_figure, styled
 
 _EARLY = 0.2  # the part of training whose accuracies need not be in a figure of several groups
 
@@ -23,9 +24,12 @@ class Panel(NamedTuple):
     published_key: str
     label: str
     unit: float
-    write: Callable[[float], str]
     set_axis: Callable[[Axes, float, float], None]
     """Sets the vertical axis for the lowest and the highest value."""
+
+    def text(self, value: float) -> str:
+        """A value in units of the panel."""
+        return percent(value / 100) if self.unit == 0.01 else decimal(value)
 
 
 def _log_axis(axes: Axes, lowest: float, highest: float) -> None:
@@ -45,25 +49,12 @@ def _axis_from_zero(axes: Axes, lowest: float, highest: float) -> None:
     round_ticks(axes.yaxis, 5)
 
 
-def _percent(value: float) -> str:
-    return percent(value / 100)
-
-
 PANELS = {
-    "loss": Panel("train_loss", "train_loss", "training loss, log scale", 1.0, decimal, _log_axis),
-    "accuracy": Panel("validation_accuracy", "test_accuracy", "{} accuracy, %", 0.01, _percent, _axis_around),
-    "training_accuracy": Panel(
-        "train_accuracy", "train_accuracy", "training accuracy, %", 0.01, _percent, _axis_around
-    ),
-    "sparsity": Panel(
-        "sparsity_all",
-        "sparsity",
-        "exact zeros, %",
-        0.01,
-        _percent,
-        lambda axes, *_: percent_axis(axes),
-    ),
-    "norm_ratio": Panel("norm_ratio", "norm_ratio", "‖w‖₂ / ‖w‖₁ × 1000", 1e-3, decimal, _axis_from_zero),
+    "loss": Panel("train_loss", "train_loss", "training loss, log scale", 1.0, _log_axis),
+    "accuracy": Panel("validation_accuracy", "test_accuracy", "accuracy, %", 0.01, _axis_around),
+    "training_accuracy": Panel("train_accuracy", "train_accuracy", "training accuracy, %", 0.01, _axis_around),
+    "sparsity": Panel("sparsity_all", "sparsity", "exact zeros, %", 0.01, lambda axes, *_: percent_axis(axes)),
+    "norm_ratio": Panel("norm_ratio", "norm_ratio", "‖w‖₂ / ‖w‖₁ × 1000", 1e-3, _axis_from_zero),
 }
 
 
@@ -74,14 +65,10 @@ def training_figure(name: str, groups: Groups, *, single: bool = False) -> Figur
     Trainings of different lengths share an axis in percent of training. The ``single`` run of a page has its epochs as
     the axis, its prunable weights beside all parameters, and of the paper's curves only the ratio of norms.
     """
-    shown = PANELS[name]
-    accuracy = watched_accuracy(groups)
-    if name == "accuracy":
-        shown = (
-            PANELS["training_accuracy"]
-            if accuracy == "training"
-            else shown._replace(label=shown.label.format(accuracy))
-        )
+    data = watched_accuracy(groups)
+    shown = PANELS["training_accuracy" if (name, data) == ("accuracy", "training") else name]
+    if shown is PANELS["accuracy"]:
+        shown = shown._replace(label=f"{data} accuracy, %")
     paper, lengths = groups[0].paper, {group.epochs for group in groups}
     if paper and not single:
         lengths.add(paper.epochs)
@@ -103,15 +90,14 @@ def training_figure(name: str, groups: Groups, *, single: bool = False) -> Figur
     early = _EARLY * end if shown.set_axis is _axis_around and not single else 0.0
     late = [curve.values[curve.epochs >= early] for curve in curves]
     shown.set_axis(axes, *range_of(late if any(map(len, late)) else [curve.values for curve in curves]))
-    draw_curves(axes, curves, end, shown.write)
+    draw_curves(axes, curves, end, shown.text)
     if len(lengths) > 1:
         ours = " and ".join(f"{epochs:.0f}" for epochs in sorted({group.epochs for group in groups}))
-        axes.set_xlabel(
-            f"share of training, % (ours {ours} epochs" + (f", the paper {paper.epochs})" if paper else ")")
-        )
+        others = f", the paper {paper.epochs}" if paper else ""
+        axes.set_xlabel(f"share of training, % (ours {ours} epochs{others})")
     if paper and len(curves) > len(labels):
         parts = ["dashed: the paper"]
-        parts += ["test"] * (name == "accuracy" and accuracy != "test")
+        parts += ["test"] * (name == "accuracy" and data != "test")
         parts += [f"{paper.epochs} epochs"] * (single and paper.epochs != length)
         note(axes, ", ".join(parts), (1, 1), (0, 12), ha="right", color=MUTED)
     return figure
@@ -130,7 +116,7 @@ def schedule_figure(group: Group) -> Figure | None:
         return None
     figure = new_figure()
     for place, (label, curves) in enumerate(parts):
-        axes = panel(figure, label, place=place, places=len(parts))
+        axes = panel(figure, label, place=place, of=len(parts))
         axes.set_ylim(0, 1.08 * range_of(curve.values for curve in curves)[1] or 1)
         round_ticks(axes.yaxis, 3)
         draw_curves(axes, curves, end_of_axis(rates + thresholds, group.epochs), decimal)

@@ -12,7 +12,8 @@ from matplotlib.ticker import FixedLocator
 
 from ...run_folder import Record
 from ..formatting import NAMES, amount, shortened
-from .style import COLOURS, GRID, INK, MUTED, log_ticks, new_figure, note, panel, round_ticks, styled
+from .axes import log_ticks, note, panel, round_ticks
+from .style import COLOURS, GRID, INK, MUTED, new_figure, styled
 
 
 @styled
@@ -30,7 +31,8 @@ def layers_figure(layers: Sequence[Record]) -> Figure | None:
     exact = 100_000 if max(layer["total"] for layer in layers) < 100_000 else 1000
     left, right = 6.6 * max(map(len, names)) + 14, 126
     figure = new_figure(height=19 * len(layers) + 66)
-    axes = panel(figure, "zeros, %", left=left, right=right, label_at=left)
+    axes = panel(figure, "", left=left, right=right)
+    note(axes, "zeros, %", (0, 1), (0, 12), color=MUTED)
     axes.barh(range(len(layers)), 100, height=0.62, color=GRID)
     axes.barh(range(len(layers)), zeros, height=0.62, color=COLOURS["grda"])
     axes.set_xlim(0, 100)
