@@ -14,6 +14,8 @@ import torch
 
 from directional_pruning import cli
 
+pytestmark = pytest.mark.slow
+
 DIRPRUNE = str(Path(sys.executable).with_name("dirprune"))
 
 

@@ -15,6 +15,8 @@ from directional_pruning import sparsity_report
 from directional_pruning.deploy.compaction import compact
 from directional_pruning.models import digits_net
 
+pytestmark = pytest.mark.slow
+
 
 def randomize(model, seed=0):
     """Make everything random in float64, also the statistics, scales and shifts of batch norm."""

@@ -16,6 +16,8 @@ from directional_pruning.deploy.compaction import compact
 from directional_pruning.deploy.onnx import export_onnx
 from directional_pruning.models import digits_net
 
+pytestmark = pytest.mark.slow
+
 
 def run(path, *inputs):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

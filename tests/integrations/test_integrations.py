@@ -7,6 +7,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from directional_pruning import GRDA, prunable_groups
 
+pytestmark = pytest.mark.slow
+
 STRONG = {"lr": 0.4, "c": 0.05, "mu": 0.7}
 
 

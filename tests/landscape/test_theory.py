@@ -17,6 +17,8 @@ from directional_pruning.landscape import (
     path_threshold,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -17,9 +17,10 @@ from directional_pruning.optim.kernels import batch as native
 from directional_pruning.optim.kernels import cuda as ours
 from directional_pruning.optim.threshold import cut, raise_threshold
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::RuntimeWarning"
-)  # the interpreter computes with NumPy, which warns of 1 / 0
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+]  # the interpreter computes with NumPy, which warns of 1 / 0
 SHAPES = [(5000,), (4096,), (3,), (64, 65), (0,), ()]
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 HYPERPARAMETERS = {

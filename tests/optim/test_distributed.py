@@ -20,6 +20,8 @@ from torch import nn
 from directional_pruning import GRDA, Directional, sparsity_report
 from directional_pruning.optim.kernels import batch as native
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 100
 KERNEL = {"fused": True} if native.available() else {}
 SGD = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}

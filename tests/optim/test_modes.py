@@ -11,6 +11,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from directional_pruning import GRDA, Directional
 
+pytestmark = pytest.mark.slow
+
 HYPERPARAMETERS = {
     "plain": {},
     "momentum": {"momentum": 0.9},

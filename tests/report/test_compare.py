@@ -20,6 +20,8 @@ from directional_pruning.report.plots.tradeoff import accuracy_against_zeros, la
 from directional_pruning.report.plots.training import training_figure
 from directional_pruning.report.published import published
 
+pytestmark = pytest.mark.slow
+
 # The table of the paper: recipe, c, mu, zeros and test accuracy in percent, as printed; the baseline's accuracy.
 TABLE = [
     ("vgg16-cifar10", 0.0005, 0.4, "24.4", "90.87", "90.82"),

@@ -18,6 +18,8 @@ from directional_pruning.files import CorruptFileError
 from directional_pruning.models import digits_net
 from directional_pruning.runs import create_run, digits_recipe, train_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

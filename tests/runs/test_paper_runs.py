@@ -25,6 +25,8 @@ from directional_pruning.runs import (
 from directional_pruning.runs.export import export_run
 from directional_pruning.training import evaluate
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 DIRPRUNE = str(Path(sys.executable).with_name("dirprune"))
 

@@ -34,7 +34,7 @@ def lines(run):
     return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

@@ -346,6 +346,7 @@ def test_sparse_gradients():
     assert_locked(model, places)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method.:DeprecationWarning")  # torch's own, while it traces
 @pytest.mark.parametrize("make", [OPTIMIZERS["adam"], OPTIMIZERS["grda"]])
 def test_a_compiled_training_step_keeps_them(make):
@@ -474,6 +475,7 @@ def printed(tmp_path_factory):
 
 
 @pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="needs torch with gloo")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [f"{wrap} {lock} {name}" for wrap in ("ddp", "shard") for lock in ("before", "after")

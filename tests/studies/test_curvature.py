@@ -13,6 +13,8 @@ from directional_pruning.landscape import hessian_product, subspace_fraction, to
 from directional_pruning.report import write_report
 from directional_pruning.studies import examine_curvature
 
+pytestmark = pytest.mark.slow
+
 
 def read(path):
     with np.load(path, allow_pickle=False) as file:

@@ -15,6 +15,8 @@ from directional_pruning.report.plots.landscape import valley_captions, valley_f
 from directional_pruning.report.plots.style import AT_NIGHT, to_svg
 from directional_pruning.studies import curve_verdict, examine_curve, examine_plane, load_pair
 
+pytestmark = pytest.mark.slow
+
 
 def arrays(path):
     with np.load(path, allow_pickle=False) as file:

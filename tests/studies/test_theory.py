@@ -9,6 +9,8 @@ from directional_pruning.report import write_theory
 from directional_pruning.studies import run_theory, theory, theory_verdict
 from directional_pruning.studies.theory_experiments import digits_theory, quadratic_theory
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def quadratic():

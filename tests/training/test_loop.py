@@ -24,7 +24,7 @@ from directional_pruning.runs import RECIPES, chars_recipe, create_run, digits_r
 from directional_pruning.tensors import pick_device
 from directional_pruning.training import NonFiniteError, cosine_schedule, evaluate, fit, loop, paper_schedule
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 GENERATOR = torch.Generator().manual_seed(0)
