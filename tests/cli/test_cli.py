@@ -1,5 +1,6 @@
 """The command itself, as a person runs it."""
 
+import inspect
 import json
 import os
 import re
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 from directional_pruning import cli
+from directional_pruning.cli.train import train
+from directional_pruning.runs import digits_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -181,7 +184,7 @@ def test_divergence_is_one_line_and_exit_code_1(tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["train", "recipes", "report"])
-def test_help_teaches(verb, capsys, monkeypatch):
+def test_help_lists_the_options(verb, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["dirprune", verb, "--help"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
@@ -207,10 +210,13 @@ def test_help_teaches(verb, capsys, monkeypatch):
     assert all(option in text for option in expected[verb])
 
 
+def test_every_hyperparameter_of_a_recipe_has_a_flag():
+    flags = inspect.signature(train).parameters
+    assert digits_recipe().hyperparameters().keys() <= flags.keys()
+
+
 @pytest.mark.parametrize(("rank", "waits"), [("0", []), ("3", [10])])
-def test_a_process_of_torchrun_waits_for_the_first_to_speak_and_then_says_what_it_met_alone(
-    capsys, monkeypatch, rank, waits
-):
+def test_a_process_of_torchrun_waits_for_the_first_and_then_prints_its_own_error(capsys, monkeypatch, rank, waits):
     waited = []
     monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr(time, "sleep", waited.append)
@@ -222,19 +228,19 @@ def test_a_process_of_torchrun_waits_for_the_first_to_speak_and_then_says_what_i
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("recipe", "source"),
     [
         ("wrn28x10-cifar100", "$DIRPRUNE_DATA, or else the original archive, downloaded once"),
         ("resnet50-imagenet-modern", "$DIRPRUNE_DATA; nothing is downloaded"),
         ("digits", "always the same; nothing is downloaded"),
     ],
 )
-def test_recipes_say_where_data_are_taken_from(capsys, monkeypatch, recipe, said):
+def test_recipes_say_where_data_are_taken_from(capsys, monkeypatch, recipe, source):
     monkeypatch.delenv("DIRPRUNE_DATA", raising=False)
     monkeypatch.setattr(sys, "argv", ["dirprune", "recipes", recipe])
     with pytest.raises(SystemExit):
         cli.main()
-    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("data =")] == [f"data = {said}"]
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("data =")] == [f"data = {source}"]
 
 
 def test_recipes_lists_and_shows(capsys, monkeypatch):

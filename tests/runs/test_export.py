@@ -1,4 +1,4 @@
-"""What leaves a run: the small file, a state dict, ONNX, the compacted network, and the measure of a file."""
+"""Exports of a run: sparse file, state dict, ONNX, compacted network; and the size of a file."""
 
 import json
 import re
@@ -90,7 +90,7 @@ def test_export_writes_onnx_of_any_batch_size(finished, tmp_path, capsys, monkey
 
     out, model = tmp_path / "net.onnx", network(finished)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own
+        warnings.simplefilter("ignore")  # of the exporter
         assert dirprune(capsys, monkeypatch, "export", finished, "--format", "onnx", "--out", out, *compacted)[0] == 0
     session = onnxruntime.InferenceSession(out)
     for batch in (1, 5):
@@ -112,7 +112,7 @@ def test_compact_writes_the_smaller_network(finished, tmp_path, capsys, monkeypa
     assert len(accuracies) == 2
     assert accuracies[0] == accuracies[1]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own
+        warnings.simplefilter("ignore")  # of torch
         program = torch.export.load(out)
     assert sum(p.numel() for p in program.parameters()) == after
     for batch in (1, 5):
@@ -151,13 +151,13 @@ def test_a_run_that_is_not_finished_or_not_readable_is_named(finished, tmp_path,
     assert "nowhere/config.json" in dirprune(capsys, monkeypatch, "compact", "nowhere")[2]
 
 
-# The measure of a file
+# The size of a file
 
 
 def masked(*shape, zeros=0.92, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    kept = torch.rand(shape, generator=generator) >= zeros
-    return torch.where(kept, torch.randn(shape, generator=generator), 0.0)
+    nonzero = torch.rand(shape, generator=generator) >= zeros
+    return torch.where(nonzero, torch.randn(shape, generator=generator), 0.0)
 
 
 def entropy(p):

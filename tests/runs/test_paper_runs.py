@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from directional_pruning.runs import (
     RECIPES,
+    check_network,
     create_folder,
     create_run,
     load_run,
@@ -49,14 +50,14 @@ def cifar(tmp_path_factory):
     return make_images(tmp_path_factory.mktemp("cifar"), {"train": 6, "test": 2}, 10, (32, 32))
 
 
-def test_the_command_trains_the_papers_vgg16_and_puts_the_paper_beside_it(cifar, tmp_path):
+def test_the_command_trains_the_papers_vgg16_and_compares_it_with_the_paper(cifar, tmp_path):
     flags = ("--data", cifar, "--epochs", 1, "--batch-size", 16, "--paper-protocol", "--out", "run")
     command = [DIRPRUNE, "train", "vgg16-cifar10", *map(str, flags)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     other = "other data: 60 images to train and validate, 20 to test; the paper's are 50,000 and 10,000"
-    for said in ("paper, 10 seeds", "90.82% / 90.86%", "90.48%", "15,245,130 parameters", f"beside the paper: {other}"):
-        assert said in done.stdout
+    for text in ("paper, 10 seeds", "90.82% / 90.86%", "90.48%", "15,245,130 parameters", f"beside the paper: {other}"):
+        assert text in done.stdout
     run = tmp_path / "run"
     config = json.loads((run / "config.json").read_text())
     assert config["data"] == str(cifar)
@@ -71,7 +72,7 @@ def test_the_command_trains_the_papers_vgg16_and_puts_the_paper_beside_it(cifar,
     page = (run / "report.html").read_text()
     assert "The paper" in page
     assert html.escape(other) in page
-    # Of the weights alone, which need no data.
+    # The sparse file needs only the weights, not the data.
     cifar.rename(cifar.with_name("away"))
     try:
         assert export_run(run, "sparse", out=tmp_path / "small.safetensors").stat().st_size > 0
@@ -95,11 +96,11 @@ def run_of(folder, name, **changes):
     return recipe, train_run(folder)
 
 
-def test_twins_without_pruning_are_one_network_also_in_bfloat16(cifar, tmp_path):
+def test_without_pruning_both_networks_are_equal_also_in_bfloat16(cifar, tmp_path):
     small = {"data": str(cifar), "epochs": 1, "batch_size": 16, "model": "digits_net", "precision": "bfloat16"}
-    grey = replace(RECIPES["vgg16-cifar10"](), **small)
+    one_channel = replace(RECIPES["vgg16-cifar10"](), **small)
     with pytest.raises(ValueError, match=r"model digits_net does not take samples of \(3, 32, 32\): .*channels"):
-        grey.check(grey.splits(CPU))
+        check_network(one_channel, one_channel.splits(CPU))
     small |= {"model": "timm:resnet10t", "c": 0.0, "paper_protocol": True, "momentum": 0.9}
     recipe, summary = run_of(tmp_path / "run", "vgg16-cifar10", **small)
     assert load_run(tmp_path / "run")[0] == recipe
@@ -108,7 +109,7 @@ def test_twins_without_pruning_are_one_network_also_in_bfloat16(cifar, tmp_path)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_modern_recipe_spares_norms_and_biases(cifar, tmp_path):
+def test_a_modern_recipe_does_not_prune_norms_and_biases(cifar, tmp_path):
     small = {"data": str(cifar), "epochs": 2, "batch_size": 20, "model": "timm:resnet10t", "paper_protocol": True}
     _, summary = run_of(tmp_path / "run", "vgg16-cifar10-modern", c=0.5, **small)
     for layer in summary["layers"]:

@@ -1,4 +1,4 @@
-"""The recipes are the paper's (section 4), and what else they promise."""
+"""The recipes match section 4 of the paper; their variants, descriptions and checks."""
 
 from dataclasses import replace
 
@@ -64,12 +64,12 @@ def test_a_recipe_is_section_4(name):
     assert recipe.schedule is schedule
     assert (recipe.mean, recipe.std) == statistics
     assert recipe.skip == ()  # every parameter is pruned and counted
-    known = published(name)
-    assert known.epochs == recipe.epochs
-    assert all(known.setting(c, mu) for c, mu in pairs)
+    paper = published(name)
+    assert paper.epochs == recipe.epochs
+    assert all(paper.setting(c, mu) for c, mu in pairs)
     with torch.device("meta"):
         network = recipe.network()
-    assert sum(p.numel() for p in network.parameters()) == known.parameters
+    assert sum(p.numel() for p in network.parameters()) == paper.parameters
     optimizer = recipe.optimizer(nn.Linear(2, 2), "grda")
     assert isinstance(optimizer, GRDA)
     assert type(recipe.optimizer(nn.Linear(2, 2), "sgd")) is SGD
@@ -106,8 +106,8 @@ def test_a_modern_recipe_is_the_papers_but_for_what_it_names(name):
     pruned, spared = recipe.optimizer(model, "grda").param_groups
     assert (pruned["momentum"], pruned["weight_decay"], pruned["c"]) == (0.9, recipe.weight_decay, recipe.c)
     assert (spared["c"], len(spared["params"])) == (0, 3)
-    twin = recipe.optimizer(model, "sgd").param_groups[0]
-    assert (twin["momentum"], twin["weight_decay"], twin["lr"]) == (0.9, recipe.weight_decay, recipe.lr)
+    baseline = recipe.optimizer(model, "sgd").param_groups[0]
+    assert (baseline["momentum"], baseline["weight_decay"], baseline["lr"]) == (0.9, recipe.weight_decay, recipe.lr)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.endswith("-modern")])
@@ -124,11 +124,11 @@ def test_a_recipe_says_what_it_is(name):
     recipe = RECIPES[name]()
     assert recipe.name == name
     assert len(recipe.summary) > 20
-    said = recipe.describe()
-    assert all(said.values())
-    assert recipe.optimizer_name in said["optimizer"]
+    description = recipe.describe()
+    assert all(description.values())
+    assert recipe.optimizer_name in description["optimizer"]
     for c, mu in recipe.settings:
-        assert f"({c}, {mu})" in said["settings of the paper (c, mu)"]
+        assert f"({c}, {mu})" in description["settings of the paper (c, mu)"]
     # All that a file of the run can hold.
     assert {type(value) for value in recipe.hyperparameters().values()} <= {int, float, str, bool}
     assert replace(recipe, **recipe.hyperparameters()) == recipe

@@ -1,4 +1,4 @@
-"""Several runs: over seeds and settings, one after the other and side by side, stopped and gone on with."""
+"""Several runs: over seeds and settings, one after the other and side by side, stopped and resumed."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from directional_pruning.cli.app import _repeat_flags
+from directional_pruning.cli.app import repeat_flags
 from directional_pruning.files import CorruptFileError
 from directional_pruning.report import comparison_rows, write_report
 from directional_pruning.runs import (
@@ -30,26 +30,26 @@ SPLITS = digits_recipe().splits(CPU)
 
 
 def lines(run):
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in records]
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, one_thread):
-    """The same runs by themselves."""
+def single_runs(tmp_path_factory, one_thread):
+    """The same runs, each trained without a sweep."""
     folders = []
     for recipe in RECIPES:
-        folders.append(tmp_path_factory.mktemp("alone") / "run")
+        folders.append(tmp_path_factory.mktemp("single") / "run")
         create_run(folders[-1], recipe, CPU)
         train_run(folders[-1])
     return folders
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_sweep_is_its_runs_and_trains_a_shared_twin_once(tmp_path, alone, jobs):
+def test_a_sweep_is_its_runs_and_trains_a_shared_baseline_once(tmp_path, single_runs, jobs):
     folder = tmp_path / "sweep"
     create_sweep(folder, RECIPES, CPU)
     runs = sweep_runs(folder)
@@ -60,7 +60,7 @@ def test_a_sweep_is_its_runs_and_trains_a_shared_twin_once(tmp_path, alone, jobs
     assert diverged == {}
     tasks = {str(run / network) for run in runs for network in ("sgd", "grda")}
     assert {(task, done, 2) for task in tasks for done in (1, 2)} == set(reported)
-    for run, single in zip(runs, alone, strict=True):
+    for run, single in zip(runs, single_runs, strict=True):
         assert lines(run) == lines(single)
         for network in ("sgd", "grda"):
             file = f"{network}/model.safetensors"
@@ -72,7 +72,7 @@ def test_a_sweep_is_its_runs_and_trains_a_shared_twin_once(tmp_path, alone, jobs
         assert not (first / "sgd").is_symlink()
 
 
-def test_what_is_finished_is_left_alone_and_the_rest_goes_on(tmp_path, alone):
+def test_what_is_finished_is_skipped_and_the_rest_goes_on(tmp_path, single_runs):
     folder = tmp_path / "sweep"
     create_sweep(folder, RECIPES[:2], CPU)
     runs = sweep_runs(folder)
@@ -90,7 +90,7 @@ def test_what_is_finished_is_left_alone_and_the_rest_goes_on(tmp_path, alone):
     before = (runs[0] / "summary.json").stat().st_mtime_ns
     assert train_sweep(runs, SPLITS) == {}
     assert (runs[0] / "summary.json").stat().st_mtime_ns == before
-    assert [lines(run) for run in runs] == [lines(run) for run in alone[:2]]
+    assert [lines(run) for run in runs] == [lines(run) for run in single_runs[:2]]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -109,11 +109,11 @@ def test_a_run_that_diverges_is_named_and_the_others_finish(tmp_path, jobs):
     assert any(f"seed 1: dense baseline diverged, {diverged[runs[0]]}" == flag for flag in flags)
 
 
-def test_one_run_side_by_side_is_the_run(tmp_path, alone):
+def test_one_run_side_by_side_is_the_run(tmp_path, single_runs):
     create_run(tmp_path / "run", RECIPES[0], CPU)
     assert sweep_runs(tmp_path / "run") == [tmp_path / "run"]
     assert train_sweep([tmp_path / "run"], SPLITS, jobs=2) == {}
-    assert lines(tmp_path / "run") == lines(alone[0])
+    assert lines(tmp_path / "run") == lines(single_runs[0])
 
 
 def test_a_sweep_is_never_written_over_another_and_a_broken_one_is_named(tmp_path):
@@ -138,10 +138,10 @@ def test_a_sweep_is_never_written_over_another_and_a_broken_one_is_named(tmp_pat
     ],
 )
 def test_several_values_of_a_flag(given, repeated):
-    assert _repeat_flags(given.split()) == repeated.split()
+    assert repeat_flags(given.split()) == repeated.split()
 
 
-def test_dead_twins_do_not_hide_what_was_learnt(tmp_path):
+def test_a_larger_c_gives_more_zeros(tmp_path):
     """A sweep in which only the threshold's strength differs: more of it, more zeros."""
     create_sweep(tmp_path / "sweep", [replace(RECIPES[0], c=c) for c in (0.001, 0.05)], CPU)
     runs = sweep_runs(tmp_path / "sweep")
@@ -163,10 +163,10 @@ def test_a_killed_worker_is_one_line_that_says_how_to_go_on(tmp_path):
     max(psutil.Process(parent.pid).children(), key=lambda child: child.memory_info().rss).kill()
     _, err = parent.communicate(timeout=100)
     assert parent.returncode == 1
-    said = (
+    message = (
         "a training process was killed; the machine may lack memory for --jobs; go on with: dirprune train --resume run"
     )
-    assert err == f"dirprune: {said}\n"
+    assert err == f"dirprune: {message}\n"
 
 
 def test_close_settings_are_runs_of_their_own(tmp_path):

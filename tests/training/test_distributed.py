@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.slow
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ALONE = [sys.executable]
+SINGLE_PROCESS = [sys.executable]
 PROGRAM = ["-m", "directional_pruning", "train"]
 
 
@@ -44,7 +44,7 @@ def metrics(folder):
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
     folder = tmp_path_factory.mktemp("single")
-    code, out, err = run(ALONE, "chars", "--epochs", 1, "--out", "run", "-q", cwd=folder)
+    code, out, err = run(SINGLE_PROCESS, "chars", "--epochs", 1, "--out", "run", "-q", cwd=folder)
     assert (code, out) == (0, "run\n"), err
     return folder / "run"
 
@@ -52,10 +52,10 @@ def single(tmp_path_factory):
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_give_the_one_process_result(tmp_path, single, parallel):
     code, out, err = run(TORCHRUN, "chars", "--epochs", 1, "--out", "run", "-q", "--parallel", parallel, cwd=tmp_path)
-    assert (code, out) == (0, "run\n"), err  # one of them speaks
-    for ours, theirs in zip(metrics(tmp_path / "run"), metrics(single), strict=True):
-        assert ours.pop("network") == theirs.pop("network")
-        assert ours == pytest.approx(theirs, rel=2e-3, abs=1e-5)
+    assert (code, out) == (0, "run\n"), err  # one of them prints
+    for record, expected in zip(metrics(tmp_path / "run"), metrics(single), strict=True):
+        assert record.pop("network") == expected.pop("network")
+        assert record == pytest.approx(expected, rel=2e-3, abs=1e-5)
     for network in ("sgd", "grda"):
         one = load_file(single / network / "model.safetensors")
         two = load_file(tmp_path / "run" / network / "model.safetensors")
@@ -69,7 +69,7 @@ def test_two_processes_give_the_one_process_result(tmp_path, single, parallel):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["grda"]["sparsity_all"] > 0.01
     # What two processes wrote, one reads: all of it is there already.
-    code, out, err = run(ALONE, "--resume", "run", "-q", cwd=tmp_path)
+    code, out, err = run(SINGLE_PROCESS, "--resume", "run", "-q", cwd=tmp_path)
     assert (code, out) == (0, "run\n"), err
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["grda"] == pytest.approx(summary["grda"])
 
@@ -126,12 +126,12 @@ def test_a_killed_worker_is_started_again_and_the_end_is_bit_identical(tmp_path)
         (("--resume", "gone"), "gone/config.json: No such file or directory"),
     ],
 )
-def test_what_processes_cannot_do_is_said_once(tmp_path, args, message):
+def test_what_processes_cannot_do_is_printed_once(tmp_path, args, message):
     code, out, err = run(TORCHRUN, *args, cwd=tmp_path)
     assert code != 0
     assert f"dirprune: {message.format(cwd=tmp_path)}" in err
     assert err.count("dirprune: ") == 1
-    assert err.count("Traceback (most recent call last)") == 1  # torchrun's own
+    assert err.count("Traceback (most recent call last)") == 1  # of torchrun
     assert out == ""
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""The command's frame: what every verb shares, and how it ends."""
+"""The command's application object, exit codes and error messages."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ try:
 except ModuleNotFoundError as missing:
     raise SystemExit(f"dirprune needs {missing.name}: pip install 'directional-pruning[cli]'") from missing
 
-__all__ = ["RUN", "app", "main", "stop"]
+__all__ = ["RUN", "app", "main", "repeat_flags", "stop"]
 
 app = typer.Typer(
     help="Train a neural network once and end with a sparse one: no retraining, no sparsity level to choose.\n\n"
@@ -27,9 +27,9 @@ RUN = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.",
 
 
 def main() -> None:
-    """Run the command; what the user can mend is one line and exit code 2, a diverged training one line and 1."""
+    """Run the command. A user's mistake ends it with one line and exit code 2, a diverged training with 1."""
     try:
-        code = app(_repeat_flags(sys.argv[1:]), standalone_mode=False)
+        code = app(repeat_flags(sys.argv[1:]), standalone_mode=False)
         stop("stopped" if code == 130 else "", code or 0)
     except TyperException as error:
         stop(error.format_message(), error.exit_code)
@@ -42,25 +42,25 @@ def main() -> None:
         stop(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except (KeyboardInterrupt, typer.Abort):
         stop("stopped", 130)
-    except RuntimeError:  # as when the first process has ended, and with it the connection
-        _let_the_first_speak()
+    except RuntimeError:  # for example: the first process has ended, and with it the connection
+        _wait_for_rank_zero()
         raise
 
 
-_SEVERAL = ("--seed", "--seeds", "--c", "--mu")
+_TAKE_SEVERAL = ("--seed", "--seeds", "--c", "--mu")
 
 
-def _repeat_flags(args: list[str]) -> list[str]:
-    """Write ``--mu 0.5 0.6`` as ``--mu 0.5 --mu 0.6``, which is all that Typer understands.
+def repeat_flags(args: list[str]) -> list[str]:
+    """Write ``--mu 0.5 0.6`` as ``--mu 0.5 --mu 0.6``, the only form that Typer accepts.
 
-    >>> _repeat_flags(["train", "--mu", ".5", ".6", "digits", "7"])
+    >>> repeat_flags(["train", "--mu", ".5", ".6", "digits", "7"])
     ['train', '--mu', '.5', '--mu', '.6', 'digits', '7']
     """
     repeated, flag = [], None
     for i, arg in enumerate(args):
         if flag is not None and args[i - 1] != flag and _is_number(arg):
             repeated.append(flag)
-        elif arg in _SEVERAL:
+        elif arg in _TAKE_SEVERAL:
             flag = arg
         elif args[i - 1 : i] != [flag]:
             flag = None
@@ -77,19 +77,19 @@ def _is_number(text: str) -> bool:
 
 
 def stop(message: str, code: int) -> NoReturn:
-    """End the command with one line on standard error, where there is something to say."""
+    """End the command; a message is one line on standard error."""
     if message:
         if code != 130:
-            _let_the_first_speak()
+            _wait_for_rank_zero()
         print(f"dirprune: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)
 
 
-def _let_the_first_speak() -> None:
+def _wait_for_rank_zero() -> None:
     """Wait, unless this is the first of the processes that ``torchrun`` started on a machine.
 
-    When the first has failed, for this reason or another, ``torchrun`` ends the rest, so that one line says it. Who is
-    still there after the wait has failed alone.
+    If the first process fails too, ``torchrun`` ends the others during the wait, and the message is printed once. A
+    process that survives the wait has failed alone and prints its message.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
         time.sleep(10)

@@ -1,4 +1,4 @@
-"""The verb that sets runs beside the paper and beside each other: ``compare``."""
+"""Verbs that write pages about runs: ``report`` and ``compare``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,10 +6,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .app import app
+from .app import RUN, app
 from .tables import show_comparison
 
-__all__ = ["compare"]
+__all__ = ["compare", "report"]
+
+
+@app.command()
+def report(run: RUN) -> None:
+    """Draw the figures and the page of a run again, also of an unfinished one."""
+    from ..report import write_report
+
+    print(write_report(run))
 
 
 @app.command()
@@ -25,14 +33,15 @@ def compare(
         ),
     ] = None,
 ) -> None:
-    """Set runs beside the paper's results and beside each other: a table, and a page with the paper's figures.
+    """Compare runs with the paper's results and with each other: a table, and a page with the paper's figures.
 
     Runs of one recipe, setting and protocol are averaged over their seeds.
 
-    Runs may be under way; what departs from the paper is said of each.
+    Unfinished runs are allowed; differences from the paper's protocol are listed.
     """
     from ..report import comparison_rows, write_comparison
+    from ..run_folder import SWEEP
 
     show_comparison(Console(), comparison_rows(runs))
-    inside = len(runs) == 1 and (runs[0] / "sweep.json").exists()
+    inside = len(runs) == 1 and (runs[0] / SWEEP).exists()
     print(write_comparison(runs, out or (runs[0] if inside else Path()) / "comparison.html"))

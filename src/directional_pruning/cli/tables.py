@@ -1,6 +1,5 @@
-"""The tables that verbs end with."""
+"""The tables that verbs print."""
 
-import json
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -20,10 +19,11 @@ def train_table(run: Path) -> "Table":
     from rich.table import Table
 
     from ..report import comparison_rows
+    from ..run_folder import read_summary
 
-    summary = json.loads((run / "summary.json").read_text())
+    summary = read_summary(run)
     sgd, grda = summary["sgd"], summary["grda"]
-    table = Table("", "dense baseline", "sparse", title=f"{summary['recipe']}: {summary['parameters']:,} parameters")
+    table = Table("", "dense baseline", "sparse", title=f"{summary['recipe']}: {summary['parameters']:,.0f} parameters")
     paper = comparison_rows([run])[0].published
     published = {}
     if paper:

@@ -1,4 +1,4 @@
-"""A finished run leaves the house: its sparse network as a small file, for other runtimes, or compacted."""
+"""Export a finished run: its sparse network as a small file, for other runtimes, or compacted."""
 
 import warnings
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ..data import Splits, TextSplits
 from ..deploy import load_sparse, save_sparse
 from ..files import CorruptFileError, replacing
+from ..run_folder import SPARSE_WEIGHTS, WEIGHTS
 from ..sparsity import sparsity_report
 from ..training import evaluate
+from .config import load_run
 from .recipe import Recipe
-from .run import load_run
 
 __all__ = ["FORMATS", "Compacted", "compact_run", "export_run"]
 
@@ -23,7 +24,7 @@ FORMATS = ("sparse", "onnx", "state-dict")
 
 @dataclass(frozen=True)
 class Compacted:
-    """Where a compacted network was written, and, before and after, what it is made of and what it can."""
+    """Where a compacted network was written, and its size and accuracy before and after."""
 
     path: Path
     parameters: tuple[int, int]
@@ -58,7 +59,7 @@ def export_run(
         path = out or folder / f"model.sparse{suffix}.safetensors"
         save_sparse(network, path, values=values)
     elif form == "state-dict":
-        path = out or folder / "model.safetensors"
+        path = out or folder / WEIGHTS
         with replacing(path) as beside:
             beside.write_bytes(safetensors.torch.save(network.state_dict()))
     else:
@@ -71,7 +72,7 @@ def export_run(
 
 
 def compact_run(folder: Path, out: Path | None = None) -> Compacted:
-    """Remove the dead units of a finished run's sparse network and write what is left, any batch size, to one file.
+    """Remove the dead units of a finished run's sparse network and write the smaller network, any batch size.
 
     The file, ``model.compact.pt2`` in the run's folder without ``out``, holds graph and weights: it needs torch and no
     code of ours, ``torch.export.load(path).module()``, and is for inference.
@@ -87,12 +88,12 @@ def compact_run(folder: Path, out: Path | None = None) -> Compacted:
     smaller = compact(network, inputs)
     path = out or folder / "model.compact.pt2"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about itself
+        warnings.simplefilter("ignore")  # of torch about its own code
         program = torch.export.export(smaller, (inputs,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
         with replacing(path) as beside, open(beside, "wb") as file:
             torch.export.save(program, file)
-    one, both = inputs[:1], (network, smaller)
-    reports = [sparsity_report(each, one) for each in both]
+    both = network, smaller
+    reports = [sparsity_report(each, inputs[:1]) for each in both]
     accuracy = [evaluate(each, splits.test.batches(64))["accuracy"] for each in both]
     return Compacted(
         path,
@@ -103,9 +104,9 @@ def compact_run(folder: Path, out: Path | None = None) -> Compacted:
 
 
 def _load(folder: Path) -> tuple[nn.Module, Recipe]:
-    """The sparse network of a finished run, in evaluation mode on the CPU, and what it was trained by."""
+    """The sparse network of a finished run, in evaluation mode on the CPU, and its recipe."""
     recipe, _ = load_run(folder)
-    path = folder / "model.sparse.safetensors"
+    path = folder / SPARSE_WEIGHTS
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: finish the run with dirprune train --resume {folder}")
     network, state = recipe.network(), load_sparse(path)
@@ -117,5 +118,5 @@ def _load(folder: Path) -> tuple[nn.Module, Recipe]:
 
 
 def _example(splits: Splits | TextSplits) -> Tensor:
-    # Two of them: one could be taken for a batch of fixed size.
+    # Two samples, because torch.export specializes a batch of one.
     return next(iter(splits.test.batches(2)))[0]

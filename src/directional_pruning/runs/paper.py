@@ -1,16 +1,28 @@
-"""The paper's experiments (section 4) as recipes, and what momentum, weight decay and a cosine add to them."""
+"""The paper's experiments (section 4) as recipes, and variants with momentum, weight decay and a cosine."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..data import Splits, cifar10, cifar100, photos
+from ..landscape import path_threshold
 from ..training import constant_schedule, cosine_schedule, drop_schedule
-from .recipe import Recipe, chars_recipe, digits_recipe
+from .recipe import Dataset, Recipe
 
-__all__ = ["RECIPES"]
+__all__ = [
+    "resnet50_imagenet_fixed_recipe",
+    "resnet50_imagenet_modern_recipe",
+    "resnet50_imagenet_recipe",
+    "vgg16_cifar10_modern_recipe",
+    "vgg16_cifar10_recipe",
+    "wrn28x10_cifar10_modern_recipe",
+    "wrn28x10_cifar10_recipe",
+    "wrn28x10_cifar100_modern_recipe",
+    "wrn28x10_cifar100_recipe",
+]
 
 _VGG_SETTINGS = ((0.0005, 0.4), (0.0005, 0.51), (0.0005, 0.6), (0.0005, 0.7))
 _WRN_SETTINGS = ((0.001, 0.501), (0.001, 0.55), (0.001, 0.6), (0.001, 0.65))
@@ -22,7 +34,7 @@ _CIFAR_STATISTICS = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0
 
 
 def _options(recipe: Recipe) -> dict[str, Any]:
-    """What the loaders of images share."""
+    """Options that all loaders of images take."""
     return {
         "folder": recipe.data or None,
         "mean": recipe.mean,
@@ -32,34 +44,26 @@ def _options(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _cifar(load: Callable[..., Splits], device: torch.device, recipe: Recipe) -> Splits:
+def _load_cifar(load: Callable[..., Splits], device: torch.device, recipe: Recipe) -> Splits:
     if recipe.workers:
         raise ValueError(f"invalid workers: {recipe.workers} (CIFAR is held on the device: nothing is decoded)")
     return load(device, **_options(recipe))
 
 
-def _cifar10(device: torch.device, recipe: Recipe) -> Splits:
-    """CIFAR-10, random crops of 32 from 4 pixels of padding and random flips; pixels in [0, 1].
-
-    $DIRPRUNE_DATA, or else the original archive, downloaded once.
-    """
-    return _cifar(cifar10, device, recipe)
-
-
-def _cifar100(device: torch.device, recipe: Recipe) -> Splits:
-    """CIFAR-100, random crops of 32 from 4 pixels of padding and random flips; pixels in [0, 1].
-
-    $DIRPRUNE_DATA, or else the original archive, downloaded once.
-    """
-    return _cifar(cifar100, device, recipe)
-
-
-def _imagenet(device: torch.device, recipe: Recipe) -> Splits:
-    """ImageNet or other photographs, random resized crops of 224 and random flips; pixels in [0, 1].
-
-    $DIRPRUNE_DATA; nothing is downloaded.
-    """
+def _load_imagenet(device: torch.device, recipe: Recipe) -> Splits:
     return photos(device, classes=recipe.num_classes, workers=recipe.workers, **_options(recipe))
+
+
+_CROPPED = "random crops of 32 from 4 pixels of padding and random flips; pixels in [0, 1]"
+_DOWNLOADED = "$DIRPRUNE_DATA, or else the original archive, downloaded once"
+_CIFAR10 = Dataset(partial(_load_cifar, cifar10), f"CIFAR-10, {_CROPPED}", _DOWNLOADED, files=True)
+_CIFAR100 = Dataset(partial(_load_cifar, cifar100), f"CIFAR-100, {_CROPPED}", _DOWNLOADED, files=True)
+_IMAGENET = Dataset(
+    _load_imagenet,
+    "ImageNet or other photographs, random resized crops of 224 and random flips; pixels in [0, 1]",
+    "$DIRPRUNE_DATA; nothing is downloaded",
+    files=True,
+)
 
 
 def vgg16_cifar10_recipe() -> Recipe:
@@ -67,7 +71,7 @@ def vgg16_cifar10_recipe() -> Recipe:
     return Recipe(
         name="vgg16-cifar10",
         summary="the paper's VGG16 on CIFAR-10, 600 epochs",
-        dataset=_cifar10,
+        dataset=_CIFAR10,
         model="vgg16",
         num_classes=10,
         epochs=600,
@@ -76,7 +80,6 @@ def vgg16_cifar10_recipe() -> Recipe:
         c=0.0005,
         mu=0.6,
         precision="auto",
-        files=True,
         skip=(),
         settings=_VGG_SETTINGS,
         channels_last=True,
@@ -89,7 +92,7 @@ def wrn28x10_cifar10_recipe() -> Recipe:
     return Recipe(
         name="wrn28x10-cifar10",
         summary="the paper's WRN-28-10 on CIFAR-10, 200 epochs",
-        dataset=_cifar10,
+        dataset=_CIFAR10,
         model="wrn28x10",
         num_classes=10,
         epochs=200,
@@ -98,7 +101,6 @@ def wrn28x10_cifar10_recipe() -> Recipe:
         c=0.001,
         mu=0.55,
         precision="auto",
-        files=True,
         skip=(),
         settings=_WRN_SETTINGS,
         channels_last=True,
@@ -112,7 +114,7 @@ def wrn28x10_cifar100_recipe() -> Recipe:
         wrn28x10_cifar10_recipe(),
         name="wrn28x10-cifar100",
         summary="the paper's WRN-28-10 on CIFAR-100, 200 epochs",
-        dataset=_cifar100,
+        dataset=_CIFAR100,
         num_classes=100,
     )
 
@@ -122,7 +124,7 @@ def resnet50_imagenet_recipe() -> Recipe:
     return Recipe(
         name="resnet50-imagenet",
         summary="the paper's ResNet-50 on ImageNet, 150 epochs, the rate a tenth from epoch 140 on",
-        dataset=_imagenet,
+        dataset=_IMAGENET,
         model="torchvision:resnet50",
         num_classes=1000,
         epochs=150,
@@ -131,7 +133,6 @@ def resnet50_imagenet_recipe() -> Recipe:
         c=0.005,
         mu=0.55,
         precision="auto",
-        files=True,
         workers=8,
         skip=(),
         schedule=drop_schedule,
@@ -159,15 +160,8 @@ def _warm_cosine(epoch: int, epochs: int) -> float:
     return cosine_schedule(epoch, epochs, warmup=5)
 
 
-def _growth(recipe: Recipe) -> float:
-    """The threshold at the end over c, in units that depend on the updates of an epoch and the first rate alone."""
-    rates = [recipe.schedule(epoch, recipe.epochs) for epoch in range(recipe.epochs)]
-    times = [epoch**recipe.mu for epoch in range(recipe.epochs + 1)]
-    return sum(rate ** (0.5 + recipe.mu) * (end - begin) for rate, begin, end in zip(rates, times, times[1:]))
-
-
 def _modern(base: Recipe, summary: str, weight_decay: float = 5e-4, **changes: Any) -> Recipe:
-    """A recipe of the paper with momentum, weight decay, label smoothing and a cosine; norms and biases are spared."""
+    """A recipe of the paper with momentum, weight decay, label smoothing and a cosine; norms and biases stay dense."""
     modern = replace(
         base,
         name=f"{base.name}-modern",
@@ -180,8 +174,14 @@ def _modern(base: Recipe, summary: str, weight_decay: float = 5e-4, **changes: A
         weight_decay=weight_decay,
         **changes,
     )
-    # Under a cosine the threshold grows less. With this it ends where the paper's did.
-    return replace(modern, c=float(f"{base.c * _growth(base) / _growth(modern):.2g}"))
+    # Under a cosine the threshold grows less. With this c it ends at the value that the paper's schedule gives.
+    growth, modern_growth = (path_threshold(_rates(recipe), 1, recipe.mu) for recipe in (base, modern))
+    return replace(modern, c=float(f"{base.c * growth / modern_growth:.2g}"))
+
+
+def _rates(recipe: Recipe) -> list[float]:
+    """The learning rate of each epoch over the first one's."""
+    return [recipe.schedule(epoch, recipe.epochs) for epoch in range(recipe.epochs)]
 
 
 def vgg16_cifar10_modern_recipe() -> Recipe:
@@ -204,21 +204,3 @@ def resnet50_imagenet_modern_recipe() -> Recipe:
     """ResNet-50 with momentum, weight decay, label smoothing and a cosine."""
     summary = "ResNet-50 on ImageNet under a modern recipe, 100 epochs"
     return _modern(resnet50_imagenet_recipe(), summary, epochs=100, weight_decay=1e-4)
-
-
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    make().name: make
-    for make in (
-        digits_recipe,
-        chars_recipe,
-        vgg16_cifar10_recipe,
-        wrn28x10_cifar10_recipe,
-        wrn28x10_cifar100_recipe,
-        resnet50_imagenet_recipe,
-        resnet50_imagenet_fixed_recipe,
-        vgg16_cifar10_modern_recipe,
-        wrn28x10_cifar10_modern_recipe,
-        wrn28x10_cifar100_modern_recipe,
-        resnet50_imagenet_modern_recipe,
-    )
-}

@@ -3,10 +3,8 @@
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import safetensors.torch
@@ -16,20 +14,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..data import Splits, TextSplits
-from ..files import CorruptFileError, replacing, write_json
+from ..files import replacing, write_json
 from ..progress import Progress, ignore_progress
-from ..run_folder import (
-    CHECKPOINT,
-    CONFIG,
-    NETWORKS,
-    SUMMARY,
-    WEIGHTS,
-    Record,
-    metrics_writer,
-    read_config,
-    versions,
-)
-from ..tensors import pick_device
+from ..run_folder import CHECKPOINT, NETWORKS, SUMMARY, WEIGHTS, Record, metrics_writer
 from ..training import (
     SINGLE_PROCESS,
     Batches,
@@ -40,78 +27,11 @@ from ..training import (
     measured_convolutions,
     parallelize,
 )
-from .paper import RECIPES
+from .config import load_run
 from .recipe import Recipe
 from .summary import summarize
 
-__all__ = ["create_run", "load_run", "move_run", "train_network", "train_run"]
-
-
-def create_run(folder: Path, recipe: Recipe, device: torch.device, **facts: int) -> None:
-    """Make the run's folder and write ``config.json``: all that :func:`train_run` needs, and the ``facts``.
-
-    Raises:
-        FileExistsError: if the folder exists; a run never overwrites another.
-    """
-    folder.mkdir(parents=True)
-    hyperparameters = recipe.hyperparameters()
-    # A flag that is off and a name that is empty are their own defaults.
-    flags = [
-        f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')} {quote(str(value))}"
-        for name, value in hyperparameters.items()
-        if value is not False and value != ""
-    ]
-    machine = {
-        "device": str(device),
-        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
-        "threads": recipe.threads or torch.get_num_threads(),
-    }
-    config = {
-        "recipe": recipe.name,
-        "command": f"dirprune train {recipe.name} {' '.join(flags)} --device {device}",
-        **hyperparameters,
-        **facts,
-        "versions": versions(torch.__version__) | machine,
-    }
-    write_json(folder / CONFIG, config)
-
-
-def load_run(folder: Path) -> tuple[Recipe, torch.device]:
-    """The recipe and the device of a run; if that device is not available here, the best that is.
-
-    Raises:
-        FileNotFoundError: if the folder holds no ``config.json``.
-        CorruptFileError: for a configuration that cannot be read or names an unknown recipe.
-    """
-    config = read_config(folder)
-    try:
-        recipe = RECIPES[config["recipe"]]()
-        # A run may be older than a setting; then it was trained with the recipe's value.
-        recipe = replace(recipe, **{name: config[name] for name in recipe.hyperparameters() if name in config})
-        device = config["versions"]["device"]
-        try:
-            return recipe, pick_device(device)
-        except ValueError:
-            return recipe, pick_device()
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise CorruptFileError(f"{folder / CONFIG} is not a readable configuration of a run: {error}") from error
-
-
-def move_run(folder: Path, device: torch.device, **changes: Any) -> None:
-    """Note that a run continues on another device, or with other settings, such as ``data`` in another place.
-
-    Raises:
-        FileNotFoundError, CorruptFileError: as :func:`load_run`.
-        ValueError: for a value out of range.
-    """
-    recipe, _ = load_run(folder)
-    replace(recipe, **changes)
-    config = read_config(folder)
-    config["versions"]["device"] = str(device)
-    if "data" in changes:
-        for fact in ("training_images", "test_images"):  # of the old data
-            config.pop(fact, None)
-    write_json(folder / CONFIG, config | changes)
+__all__ = ["train_network", "train_run"]
 
 
 def train_run(
@@ -210,12 +130,7 @@ def train_network(
             if processes.first:  # a run that diverged must not look like one that was stopped
                 write({"diverged": str(error)})
             raise
-    state = full_state_dict(core.state_dict())
-    if processes.first:
-        weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
-        with replacing(folder / network / WEIGHTS) as beside:
-            beside.write_bytes(weights)
-    processes.barrier()
+    _save_weights(core, folder / network / WEIGHTS, processes)
 
 
 def _build(recipe: Recipe, device: torch.device, processes: Processes) -> tuple[nn.Module, nn.Module]:
@@ -257,3 +172,13 @@ def _record_writer(
                 writer.add_scalar(name, record[name], record["epoch"])
 
         yield write_both
+
+
+def _save_weights(core: nn.Module, path: Path, processes: Processes) -> None:
+    """Write the full weights; all processes have to call, the first one writes."""
+    state = full_state_dict(core.state_dict())
+    if processes.first:
+        weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
+        with replacing(path) as beside:
+            beside.write_bytes(weights)
+    processes.barrier()

@@ -17,8 +17,9 @@ from ..data import Splits, TextSplits
 from ..progress import Progress, ignore_progress
 from ..run_folder import NETWORKS, SUMMARY, read_new_metrics, write_sweep
 from ..training import SINGLE_PROCESS, NonFiniteError, Processes
+from .config import create_run, load_run
 from .recipe import Recipe
-from .run import create_run, load_run, train_network, train_run
+from .run import train_network, train_run
 
 __all__ = ["create_sweep", "prepare_torch", "train_sweep"]
 
@@ -63,7 +64,7 @@ def train_sweep(
         jobs: networks that are trained side by side on the one device, each in its own process.
         progress: called for each network under the name ``str(folder / network)``.
         processes: those that train every network together, instead of ``jobs``.
-        options: of :func:`~directional_pruning.runs.train_network`.
+        options: of ``train_network``.
 
     Returns:
         For each run that diverged, the error message; the other runs continue.

@@ -1,0 +1,79 @@
+"""What ``train`` does: start or resume runs, train them under progress bars, write and print the results."""
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from .app import stop
+from .progress import training_progress
+from .tables import show_comparison, train_table
+
+if TYPE_CHECKING:
+    from ..runs import Start
+
+__all__ = ["start_training", "train_and_report"]
+
+
+def start_training(
+    recipe: str | None,
+    values: Mapping[str, Any],
+    several: Mapping[str, Sequence[Any]],
+    *,
+    paper_settings: bool,
+    device: str,
+    jobs: int,
+    out: Path | None,
+    resume: Path | None,
+) -> "Start":
+    """Prepare new runs, or those to resume; the user's mistakes end the command with one line."""
+    from ..runs import resume_runs, start_runs, variants
+
+    if resume and (recipe or values.keys() - {"data", "workers"} or several or paper_settings or out):
+        also = "--data, --workers, --device, --jobs and --quiet"
+        stop(f"--resume goes on with the run as it was configured: give nothing else but {also}", 2)
+    if "tensorboard" in values and find_spec("tensorboard") is None:
+        stop("TensorBoard events need its package: pip install 'directional-pruning[tensorboard]'", 2)
+    try:
+        if resume:
+            return resume_runs(resume, values, device, jobs=jobs)
+        return start_runs(variants(recipe, values, several, paper_settings=paper_settings), device, jobs=jobs, out=out)
+    except FileExistsError as error:
+        folder = error.filename
+        stop(f"{folder} exists; give another --out, or go on with --resume {quote(str(folder))}", 2)
+    except ValueError as error:
+        stop(str(error), 2)
+
+
+def train_and_report(start: "Start", *, jobs: int, quiet: bool) -> None:
+    """Train the runs under progress bars, write a page for each, and print the results."""
+    from ..report import comparison_rows, write_comparison, write_report
+    from ..runs import train_sweep
+
+    folder, runs, processes = start.folder, start.runs, start.processes
+    screen = Console(quiet=quiet or not processes.first)
+    try:
+        with training_progress(screen, runs, start.recipe.epochs) as progress:
+            diverged = train_sweep(runs, start.splits, jobs=jobs, progress=progress, processes=processes)
+    except (KeyboardInterrupt, ChildProcessError) as error:
+        message = f"{str(error) or 'stopped'}; go on with: dirprune train --resume {quote(str(folder))}"
+        stop(message if processes.first else "", 130 if isinstance(error, KeyboardInterrupt) else 1)
+    if not processes.first:
+        stop("", 0)  # a failure here would make torchrun end the first process while it writes
+    pages = {run: write_report(run) for run in runs}
+    # Folders not by Rich, which would read markup into their names.
+    if len(runs) > 1:
+        page = write_comparison([folder], folder / "comparison.html")
+        show_comparison(screen, comparison_rows([folder]))
+        print(folder if quiet else f"comparison: {page}")
+    elif not diverged:
+        screen.print(train_table(folder))
+        for flag in comparison_rows([folder])[0].flags:
+            screen.print(f"beside the paper: {flag}", markup=False, soft_wrap=True)
+        print(folder if quiet else f"report: {pages[folder]}")
+    if diverged:
+        reasons = "; ".join(f"{error}; the run so far: {pages[run]}" for run, error in diverged.items())
+        stop(f"training diverged, {reasons}; try a smaller --lr", 1)
