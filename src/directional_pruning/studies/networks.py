@@ -1,15 +1,12 @@
 """Two networks to compare, with data and loss: the networks of a run, or two checkpoints of other code."""
 
 import hashlib
-import json
-import platform
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..deploy import read_weights
-from ..files import CorruptFileError, replacing
-from ..run_folder import NETWORKS
+from ..files import write_json
+from ..run_folder import CONFIG, NETWORKS, WEIGHTS, read_config, versions
 from ..runs import load_run
 from ..tensors import pick_device, update_digest
 
@@ -86,9 +83,8 @@ def create_pair(
     """
     between = [str(path.resolve()) for path in (first, second)]
     config: dict[str, Any] = {"between": between, "model": model, "data": data, "loss": loss}
-    path = folder / "config.json"
-    if path.exists():
-        existing = _read_config(path)
+    if (folder / CONFIG).exists():
+        existing = read_config(folder)
         if any(existing.get(key) != value for key, value in config.items()):
             raise ValueError(f"{folder} exists and compares other networks; give another --out")
         return _load_checkpoints(config)
@@ -97,15 +93,9 @@ def create_pair(
     config["command"] = (
         f"{command} --data {shlex.quote(data)} --loss {shlex.quote(loss)} --out {shlex.quote(str(folder))}"
     )
-    config["versions"] = {
-        "directional-pruning": version("directional-pruning"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
+    config["versions"] = versions(torch.__version__)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(config, indent=2) + "\n")
+    write_json(folder / CONFIG, config)
     return pair
 
 
@@ -117,11 +107,11 @@ def load_pair(folder: Path) -> Pair:
         CorruptFileError: for a file that cannot be read.
         ValueError: for names that cannot be imported.
     """
-    config = _read_config(folder / "config.json")
+    config = read_config(folder)
     if "between" in config:
         return _load_checkpoints(config)
     recipe, device = load_run(folder)
-    dense, sparse = (read_weights(folder / network / "model.safetensors") for network in NETWORKS)
+    dense, sparse = (read_weights(folder / network / WEIGHTS) for network in NETWORKS)
     splits = recipe.splits(device)
     # Evaluation stores no gradients, so that larger batches fit.
     size = 4 * recipe.batch_size
@@ -182,16 +172,6 @@ def _call(argument: str, name: str) -> Any:
         return function()
     except Exception as error:  # the user's code may raise anything
         raise ValueError(f"invalid {argument}: {name} raised {type(error).__name__}: {error}") from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise CorruptFileError(f"{path} is not a readable configuration: {error}") from error
-    if not isinstance(config, dict):
-        raise CorruptFileError(f"{path} is not a readable configuration: not a JSON object")
-    return config
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
