@@ -59,22 +59,14 @@ def run_captions(run: Run, figures: Figures) -> Captions:
     data = watched_accuracy([single_group(run)])
     accuracy = f"Where the curves end together, pruning cost no accuracy (share of correct answers on {data} data)."
     if data != "training":
-        accuracy += (
-            " Sharp drops on the way are real and pass: while the learning rate is high, the running averages of batch"
-            " norm lag behind the moving weights."
-        )
+        accuracy += " Sharp drops on the way are real and pass: while the learning rate is high, the running averages"
+        accuracy += " of batch norm lag behind the moving weights."
     zeros = run.summary.get("histogram", {}).get("grda_zeros", 0.0)
-    line = (
-        f" The {amount(zeros)} exact zeros of gRDA are the vertical line, not part of its curve." if zeros > 0 else ""
-    )
+    line = f" The {amount(zeros)} exact zeros of gRDA are the vertical line." if zeros > 0 else ""
     layers = run.summary.get("layers", [])
     bars = ", ".join(f"{layer['name']} {percent(1 - layer['nonzeros'] / layer['total'])}" for layer in layers)
-    return {
-        **_training_captions(
-            figures,
-            accuracy,
-            "gRDA empties the network while it trains: zeros among all parameters, and among those it may prune.",
-        ),
+    sparsity = "gRDA empties the network while it trains: zeros among all parameters, and among those it may prune."
+    return _training_captions(figures, accuracy, sparsity) | {
         "schedule": (
             "The learning rate sets the pace; the threshold, below which a weight is set to zero, never falls.",
             f"Learning rate and threshold over training. {labels_of(figures.get('schedule'))}",
@@ -98,44 +90,36 @@ def comparison_captions(groups: Sequence[Group], rows: Sequence[Row], figures: F
         data = "held-out training images, not the test data that the paper shows"
     averaged = "the seeds that have got furthest" if any(row.seeds < row.runs for row in rows) else "seeds"
     cut = " What lies more than 18 points below the best is cut off." if paper and paper.frontier else ""
-    ends = "; ".join(
-        f"{row.label}: zeros {mean_and_deviation(row.sparsity_all)},"
-        f" test accuracy {mean_and_deviation(row.test_accuracy)}"
-        for row in rows
+    accuracy = (
+        f"Accuracy on {data}. The first fifth may lie below the figure. Lines are means over {averaged}, shades reach"
+        " from the lowest to the highest."
     )
-    return {
-        **_training_captions(
-            figures,
-            f"Accuracy on {data}. The first fifth may lie below the figure. Lines are means over {averaged}, shades"
-            " reach from the lowest to the highest.",
-            "How the networks empty while they train.",
-        ),
+    ends = ""
+    for row in rows:
+        zeros, correct = mean_and_deviation(row.sparsity_all), mean_and_deviation(row.test_accuracy)
+        ends += f" {row.label}: zeros {zeros}, test accuracy {correct}."
+    return _training_captions(figures, accuracy, "How the networks empty while they train.") | {
         "accuracy_zeros": (
             f"What the zeros cost at the end of training, on the test data. Bars are one sample deviation.{cut}",
-            f"Test accuracy against zeros for each setting. {ends}.",
+            f"Test accuracy against zeros for each setting.{ends}",
         ),
         "layers": (
             "Where the zeros are: each layer's weights, from the input to the output.",
-            f"Zeros layer by layer for each setting. {ends}.",
+            f"Zeros layer by layer for each setting.{ends}",
         ),
     }
 
 
 def _training_captions(figures: Figures, accuracy: str, sparsity: str) -> Captions:
+    norms = "The 2-norm of all parameters over their 1-norm: the higher, the fewer weights carry the network."
     texts = {
         "loss": ("The lower the curve, the better the network fits its training data.", "Training loss"),
         "accuracy": (accuracy, "Accuracy"),
         "training_accuracy": ("Accuracy on the training data, as far as the paper shows it.", "Training accuracy"),
         "sparsity": (sparsity, "Share of parameters that are exactly zero"),
-        "norm_ratio": (
-            "The 2-norm of all parameters over their 1-norm: the higher, the fewer weights carry the network.",
-            "Ratio of the norms of all parameters",
-        ),
+        "norm_ratio": (norms, "Ratio of the norms of all parameters"),
     }
-    return {
-        name: (caption, f"{what} over training. {labels_of(figures.get(name))}")
-        for name, (caption, what) in texts.items()
-    }
+    return {key: (text, f"{what} over training. {labels_of(figures.get(key))}") for key, (text, what) in texts.items()}
 
 
 def _progress(run: Run) -> tuple[str, str]:
@@ -154,7 +138,5 @@ def _progress(run: Run) -> tuple[str, str]:
 
 
 def _finite(record: Record | None) -> dict[str, float]:
-    """The finite numbers of a record."""
-    return {
-        key: value for key, value in (record or {}).items() if isinstance(value, int | float) and math.isfinite(value)
-    }
+    items = (record or {}).items()
+    return {key: value for key, value in items if isinstance(value, int | float) and math.isfinite(value)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from .captions import ABOUT, comparison_captions
 from .formatting import MISSING, duration, points
 from .groups import Group, gather
-from .html import document, headings, pictures, section, table, table_row, write
+from .html import document, pictures, section, table, table_row, write
 from .plots.tradeoff import accuracy_against_zeros, layer_by_layer
 from .plots.training import training_figure
 from .published import Published
@@ -70,7 +70,6 @@ def training_panels(paper: Published | None) -> list[str]:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """A row for each setting, and below it its flags."""
     paper = any(row.published for row in rows)
     parts = ["ours", "paper", "difference"] if paper else [""]
     above = "".join(f'<th colspan="{len(parts)}">{name},&nbsp;%</th>' for name, _ in COMPARED)
@@ -86,7 +85,7 @@ def _table(rows: Sequence[Row]) -> str:
         flags = "; ".join(flag for flag in row.flags if flag not in shared)
         if flags:
             lines.append(f'<tr class="flags"><td colspan="{len(names)}">{escape(flags)}</td></tr>\n')
-    return table("compared", lines, f'<th colspan="2"></th>{above}<th colspan="2"></th>', headings(*names))
+    return table("compared", lines, f'<th colspan="2"></th>{above}<th colspan="2"></th>', names=names)
 
 
 def _cell(stat: Stat | None) -> str:

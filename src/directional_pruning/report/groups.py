@@ -77,9 +77,8 @@ def gather(folders: Iterable[Path]) -> list[Group]:
         CorruptFileError: for a run that cannot be read.
     """
     # Others write a config.json too: what lies between two checkpoints, and other programs.
-    runs = [
-        run for run in map(read_run, _run_folders(folders)) if "recipe" in run.config and "between" not in run.config
-    ]
+    runs = map(read_run, _run_folders(folders))
+    runs = [run for run in runs if "recipe" in run.config and "between" not in run.config]
     if not runs:
         raise FileNotFoundError("no run in the folders: their config.json are of something else")
     groups: dict[tuple[Any, ...], list[Run]] = {}

@@ -31,9 +31,10 @@ def pictures(
     return "\n".join(parts)
 
 
-def table(kind: str, rows: Sequence[str], *heads: str) -> str:
-    """Rows below lines of headings, all of them cells in HTML; nothing where there are no rows."""
-    head = "".join(f"<tr>{line}</tr>\n" for line in heads)
+def table(kind: str, rows: Sequence[str], *heads: str, names: Sequence[str] = ()) -> str:
+    """Rows below lines of headings, the last of them these ``names``; nothing where there are no rows."""
+    last = "".join(f'<th scope="col">{name}</th>' for name in names)
+    head = "".join(f"<tr>{line}</tr>\n" for line in (*heads, *[last] * bool(names)))
     head = head and f"<thead>\n{head}</thead>\n"
     return f'<table class="{kind}">\n{head}<tbody>\n{"".join(rows)}</tbody>\n</table>\n' if rows else ""
 
@@ -41,11 +42,6 @@ def table(kind: str, rows: Sequence[str], *heads: str) -> str:
 def table_row(name: str, *cells: str) -> str:
     """One row, whose first cell names it."""
     return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>\n'
-
-
-def headings(*names: str) -> str:
-    """The headings of columns."""
-    return "".join(f'<th scope="col">{name}</th>' for name in names)
 
 
 def section(heading: str, content: str, kind: str = "wide", lead: str = "") -> str:
@@ -83,7 +79,6 @@ def document(title: str, body: str) -> str:
 
 @cache
 def _style() -> str:
-    """The style sheet, with the colours of the figures, for light and dark, as its custom properties."""
     day, night = _properties({}), _properties(AT_NIGHT)
     properties = f":root {{ --fonts: {FONTS}; {day} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {night} }} }}\n"
     properties += f"@media print {{ :root {{ {day} }} }}\n"

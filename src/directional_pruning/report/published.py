@@ -40,8 +40,7 @@ class Setting:
     """By name: ``train_loss``, ``train_accuracy``, ``test_accuracy``, ``sparsity``, ``norm_ratio``; over epochs."""
 
 
-@dataclass(frozen=True)
-class Layers:
+class Layers(NamedTuple):
     """Zeros of each layer's weights under several methods."""
 
     names: tuple[str, ...]
@@ -97,16 +96,13 @@ def published(recipe: str) -> Published | None:
     return Published(
         recipe=base,
         modern=recipe != base,
-        parameters=record["parameters"],
         images=tuple(record["images"]),
-        epochs=record["epochs"],
-        protocol=record["protocol"],
         dense=_setting(record["twin"]) if "twin" in record else None,
         settings=tuple(map(_setting, record["settings"])),
         others=tuple(map(_setting, record["others"])),
         frontier=_series(record["frontier"]),
         layers=layers and Layers(tuple(layers["names"]), {k: np.array(v) for k, v in layers["methods"].items()}),
-        sources=record["sources"],
+        **{key: record[key] for key in ("parameters", "epochs", "protocol", "sources")},
     )
 
 

@@ -11,7 +11,7 @@ from ..run_folder import NETWORKS, Record, Run, read_run
 from .captions import ABOUT, MEANINGS, headline, run_captions
 from .formatting import MISSING, NAMES, amount, decimal, duration, percent, points, size
 from .groups import Group, single_group
-from .html import document, headings, pictures, section, table, table_row, write
+from .html import document, pictures, section, table, table_row, write
 from .plots import curvature, landscape
 from .plots.training import schedule_figure, training_figure
 from .plots.weights import histogram_figure, layers_figure
@@ -109,7 +109,6 @@ def _results(run: Run) -> str:
 
 
 def _paper(run: Run, group: Group) -> str:
-    """The published figures of this recipe and setting beside the run's."""
     paper, published = group.paper, group.paper_row
     if paper is None or published is None:
         return ""
@@ -131,8 +130,8 @@ def _paper(run: Run, group: Group) -> str:
     seeds = "one run" if published.seeds == 1 else f"mean ± sample standard deviation of {published.seeds} seeds"
     setting = f"c {published.c:g}, μ {published.mu:g}, {paper.epochs} epochs ({paper.sources['settings']})"
     remarks = [f"{seeds} of {paper.recipe}, {setting}", published.note, *protocol_flags(run.config, paper)]
-    head = "<td></td>" + headings("the paper", "this run", "difference, points")
-    return section("The paper", table("results", rows, head), lead="; ".join(filter(None, remarks)))
+    content = table("results", rows, names=("", "the paper", "this run", "difference, points"))
+    return section("The paper", content, lead="; ".join(filter(None, remarks)))
 
 
 def _settings(values: Record, meanings: Mapping[str, str] | None = None) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from ..run_folder import Run
 from .formatting import MISSING, NAMES, percent, points
 from .groups import Group, gather, is_finished, seed_of
 from .published import Published
@@ -57,10 +56,7 @@ class Row:
 
 
 def comparison_rows(folders: Sequence[Path]) -> list[Row]:
-    """What :func:`write_comparison` shows in its tables, as plain records.
-
-    Raises:
-        FileNotFoundError, CorruptFileError: as :func:`gather`.
+    """What :func:`write_comparison` shows in its tables, as plain records; raises what it raises.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as run:
@@ -80,7 +76,9 @@ def row_of(group: Group) -> Row:
     if not results:  # the zeros so far
         results = [{k: v for k, v in run.of("grda")[-1].items() if k in _ZEROS} for run in group.runs if run.of("grda")]
     # A sweep need not train the dense baseline of a seed once more for each setting.
-    dense = [run.summary.get("sgd") or _dense_result(group, run) for run in finished]
+    dense = [
+        run.summary.get("sgd") or group.dense_runs.get(seed_of(run), run).summary.get("sgd", {}) for run in finished
+    ]
     return Row(
         group.runs[0].name,
         group.label,
@@ -175,19 +173,12 @@ def _flags(group: Group) -> Iterable[str]:
 
 
 def _published_stats(group: Group) -> dict[str, Stat]:
-    """The paper's means and deviations for the setting of a group and for the dense baseline."""
     paper, row = group.paper, group.paper_row
     if paper is None or row is None:
         return {}
     accuracies = [("test_accuracy", row), ("dense_accuracy", paper.dense)]
     stats = {name: Stat(x.test_accuracy, x.test_accuracy_std, x.seeds) for name, x in accuracies if x}
     return {"sparsity_all": Stat(row.sparsity, row.sparsity_std, row.seeds)} | stats
-
-
-def _dense_result(group: Group, run: Run) -> Mapping[str, Any]:
-    """The result of the dense baseline that another run of this seed has trained."""
-    other = group.dense_runs.get(seed_of(run))
-    return {} if other is None else other.summary.get("sgd", {})
 
 
 def _stat(records: Iterable[Mapping[str, Any]], key: str) -> Stat | None:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from ..formatting import decimal
 from .style import MUTED, WIDTH
@@ -41,11 +41,9 @@ def label_lines(axes: Axes, labels: Sequence[tuple[str, str, float]]) -> None:
     A value that the axis cannot show counts as the middle.
     """
     axes.autoscale_view()
-    heights = []
-    for *_, value in labels:
-        visible = math.isfinite(value) and (value > 0 or axes.get_yscale() == "linear")
-        point = axes.transData.transform((axes.get_xlim()[0], value)) if visible else None
-        heights.append(0.5 if point is None else float(axes.transAxes.inverted().transform(point)[1]))
+    to_panel = axes.transScale + axes.transLimits
+    visible = [math.isfinite(value) and (value > 0 or axes.get_yscale() == "linear") for *_, value in labels]
+    heights = [to_panel.transform((1, value))[1] if seen else 0.5 for (*_, value), seen in zip(labels, visible)]
     for (text, colour, _), height in zip(labels, apart(heights, 28 / height_of(axes))):
         note(axes, text, (1, height), (10, 0), va="center", color=colour)
 
@@ -72,9 +70,9 @@ def height_of(axes: Axes) -> float:
     return axes.get_window_extent().height / axes.figure.dpi * 72
 
 
-def round_numbers(most: int) -> MaxNLocator:
-    """A locator of at most so many intervals between round numbers."""
-    return MaxNLocator(most, steps=[1, 2, 5, 10])
+def round_numbers(most: int, *, whole: bool = False) -> MaxNLocator:
+    """A locator of at most so many intervals between round numbers, or between whole ones."""
+    return MaxNLocator(most, steps=[1, 2, 5, 10], integer=whole)
 
 
 def range_of(values: Iterable[np.ndarray]) -> tuple[float, float]:
@@ -86,12 +84,7 @@ def range_of(values: Iterable[np.ndarray]) -> tuple[float, float]:
 def round_ticks(axis: Axis, most: int) -> None:
     """At most so many intervals between round numbers."""
     axis.set_major_locator(round_numbers(most))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: decimal(value, 6).replace("-", "\N{MINUS SIGN}")))
-
-
-def whole_ticks(axis: Axis, most: int) -> None:
-    """At most so many intervals between round whole numbers."""
-    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 5, 10], integer=True))
+    axis.set_major_formatter(lambda value, _: decimal(value, 6).replace("-", "\N{MINUS SIGN}"))
 
 
 def percent_axis(axes: Axes) -> None:
@@ -111,5 +104,4 @@ def log_ticks(axes: Axes) -> None:
     else:
         axes.yaxis.set_major_locator(round_numbers(5))
     axes.yaxis.set_minor_locator(NullLocator())
-    written = FuncFormatter(lambda value, _: f"{value:,.0f}" if 1000 <= value < 1e6 else decimal(value))
-    axes.yaxis.set_major_formatter(written)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if 1000 <= value < 1e6 else decimal(value))

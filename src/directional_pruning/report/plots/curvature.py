@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from ...files import CorruptFileError
 from ..arrays import Arrays, read_arrays
 from ..formatting import decimal
-from .axes import label_lines, panel, round_ticks, whole_ticks
+from .axes import label_lines, panel, round_numbers, round_ticks
 from .style import COLOURS, DASHED, MUTED, new_figure, styled
 
 
@@ -28,13 +28,12 @@ def curvature_captions(arrays: Arrays) -> dict[str, tuple[str, str]]:
     if not arrays:
         return {}
     first, second = map(str, arrays["names"][:2])
-    return {
-        "curvature": (
-            f"Above, the largest curvatures of the training loss at {first}. Below, the share of the way to {second} "
-            "that lies in the steepest directions: the nearer to a random direction's, the flatter the way.",
-            f"Largest eigenvalues of the Hessian, and the share of the way in their space: {arrays['verdict']}.",
-        )
-    }
+    caption = (
+        f"Above, the largest curvatures of the training loss at {first}. Below, the share of the way to {second} that"
+        " lies in the steepest directions: the nearer to a random direction's, the flatter the way."
+    )
+    shown = f"Largest eigenvalues of the Hessian, and the share of the way in their space: {arrays['verdict']}."
+    return {"curvature": (caption, shown)}
 
 
 @styled
@@ -64,7 +63,7 @@ def curvature_figure(arrays: Arrays) -> Figure | None:
     below.set_xlabel("direction j, the steepest first")
     for axes in (above, below):
         axes.set_xlim(0.5, j[-1] + 0.5)
-        whole_ticks(axes.xaxis, 10)
+        axes.xaxis.set_major_locator(round_numbers(10, whole=True))
         round_ticks(axes.yaxis, 3)
     above.tick_params(axis="x", labelbottom=False)
     lines = (("the way", COLOURS["grda"], shares[-1]), ("random", MUTED, random[-1]))

@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 from ...run_folder import NETWORKS, Run
 from ..formatting import NOT_FINITE
 from ..groups import Group
-from .axes import label_lines, log_ticks, whole_ticks
+from .axes import label_lines, log_ticks, round_numbers
 from .style import COLOURS, DASHED, GROUND, SETTINGS
 
 Groups = Sequence[Group]
@@ -104,7 +104,7 @@ def draw_curves(axes: Axes, curves: Sequence[Curve], end: float, write: Callable
             axes.fill_between(curve.epochs, *curve.band, color=curve.colour, alpha=0.15, linewidth=0)
     axes.set_xlim(0, end)
     axes.set_xlabel("epoch")
-    whole_ticks(axes.xaxis, 5)
+    axes.xaxis.set_major_locator(round_numbers(5, whole=True))
     axes.autoscale_view(scalex=False)
     labels = []
     for curve in filter(lambda curve: curve.name, curves):

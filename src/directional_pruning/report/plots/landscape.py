@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from ..arrays import Arrays, read_arrays
 from ..formatting import NOT_FINITE, decimal, percent, shortened
@@ -43,27 +44,25 @@ def valley_captions(curve: Arrays, plane: Arrays) -> dict[str, tuple[str, str]]:
     """For each figure its caption, and its alternative text."""
     verdict = str(curve["verdict"]) if curve else ""
     data, _ = _error_of(curve or plane)
-    span = ""
+    span = "not finite"
     if plane and np.isfinite(plane["loss"]).any():
         span = f"from {decimal(np.nanmin(plane['loss']))} to {decimal(np.nanmax(plane['loss']))}"
-    where = "on the plane of both networks and the bend of their curve"
+    errors = f"Share of wrong answers on {data} data"
+    where = "on the plane of both networks and the bend"
     return {
         "curve-loss": (
             "A flat curve means one valley: every network on it fits the training data as the two at its ends do.",
             f"Training loss along the curve between the two networks, on a log scale: {verdict}.",
         ),
         "curve-error": (
-            f"Share of wrong answers on {data} data, along the same curve and the straight line.",
-            f"Share of wrong answers on {data} data along the curve and along the straight line.",
+            f"{errors}, along the same curve and line.",
+            f"{errors} along the curve and the straight line.",
         ),
         "plane-loss": (
-            "The valley from above, on the plane of both networks and the bend: more shade, higher loss.",
-            f"Contours of the training loss, {span}, {where}.",
+            f"The valley from above, {where}: more shade, higher loss.",
+            f"Contours of the training loss, {span}, {where} of their curve.",
         ),
-        "plane-error": (
-            f"The same plane, with the share of wrong answers on {data} data.",
-            f"Contours of the share of wrong answers on {data} data {where}.",
-        ),
+        "plane-error": (f"{errors}, on the same plane.", f"{errors}, as contours {where} of their curve."),
     }
 
 
@@ -148,12 +147,9 @@ def _levels(values: np.ndarray, most: int = 9) -> list[float]:
     low, high = range_of([values])
     if not low < high:
         return []
-    if low <= 0:
-        return [float(x) for x in round_numbers(most).tick_values(low, high) if low < x < high]
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((1, 2, 5), (1, 3), (1,)):
-        levels = [digit * 10.0**power for power in powers for digit in digits]
-        levels = [level for level in levels if low < level < high]
+    on_log = [LogLocator(subs=digits, numticks=99) for digits in ((1, 2, 5), (1, 3), (1,))]
+    for locator in [round_numbers(most)] if low <= 0 else on_log:
+        levels = [float(x) for x in locator.tick_values(low, high) if low < x < high]
         if len(levels) <= most:
             break
     return levels

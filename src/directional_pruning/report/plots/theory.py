@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter
+from matplotlib.ticker import FixedLocator
 
 from ..arrays import Arrays, read_arrays
 from ..formatting import decimal
@@ -30,17 +30,13 @@ def write_theory(folder: str | os.PathLike[str]) -> list[Path]:
     quadratics = read_arrays(files.parent / "quadratics.npz", shapes)
     shapes = {"times": ("times",), "error": (3, "times"), "sparsity": ("zeros",), "loss": (4, "zeros")}
     digits = read_arrays(files.parent / "digits.npz", shapes)
-    figures = {
-        "law-quadratics": law_figure(quadratics),
-        "law-digits": network_figure(digits),
-        "path-digits": path_figure(digits),
+    titles = {
+        "law-quadratics": "Difference of gRDA and the closed form on quadratics, over time",
+        "law-digits": "Error of three scores against gRDA on a digits network, over time",
+        "path-digits": "Training loss against sparsity for gRDA, the formula and magnitude pruning",
     }
-    captions = {
-        "law-quadratics": ("", "Difference of gRDA and the closed form on quadratics, over time"),
-        "law-digits": ("", "Error of three scores against gRDA on a digits network, over time"),
-        "path-digits": ("", "Training loss against sparsity for gRDA, the formula and magnitude pruning"),
-    }
-    pictures(figures, captions, files)
+    figures = dict(zip(titles, (law_figure(quadratics), network_figure(digits), path_figure(digits))))
+    pictures(figures, {name: ("", title) for name, title in titles.items()}, files)
     return [files / f"{name}.svg" for name in figures]
 
 
@@ -80,11 +76,10 @@ def path_figure(arrays: Arrays) -> Figure:
 
 
 def _draw_lines(axes: Axes, x: np.ndarray, lines: Sequence[Line], label: str, *, log: bool = True) -> None:
-    """Lines on a log scale, and beside the panel what each is and its last value."""
     axes.set_yscale("log", nonpositive="mask")
     if log:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: decimal(value)))
+        axes.xaxis.set_major_formatter(lambda value, _: decimal(value))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
     for _, colour, y in lines:
         axes.plot(x, y, "o-", color=colour, linewidth=1.7, markersize=3.5)

@@ -11,7 +11,7 @@ from ...run_folder import Run
 from ..formatting import decimal
 from ..published import Published
 from ..statistics import row_of
-from .axes import height_of, note, panel, percent_axis, range_of, round_numbers, whole_ticks
+from .axes import height_of, note, panel, percent_axis, range_of, round_numbers
 from .curves import Groups, colour_of, published_colours
 from .style import COLOURS, DASHED, GROUND, HEIGHT, MUTED, new_figure, styled
 
@@ -82,14 +82,13 @@ def layer_by_layer(groups: Groups) -> Figure | None:
         axes.plot(np.arange(1, len(zeros) + 1), zeros, "o", label=f"ours, {group.label}", **look)
     percent_axis(axes)
     axes.set_xlim(0, max(len(zeros) for *_, zeros in ours) + 1)
-    whole_ticks(axes.xaxis, 8)
+    axes.xaxis.set_major_locator(round_numbers(8, whole=True))
     axes.set_xlabel("layer, from the input to the output")
     _key(axes)
     return figure
 
 
 def _draw_paper(axes: Axes, paper: Published, colours: dict[tuple[float, float], str]) -> None:
-    """Its settings, those under another schedule of the rate, and other methods."""
     axes.plot([], [], "o", color=COLOURS["grda"], markerfacecolor=GROUND, label="the paper")
     for row in paper.settings:
         look = {"color": colours.get((row.c, row.mu), MUTED), "markerfacecolor": GROUND, "markersize": 7, "zorder": 3}
@@ -131,12 +130,10 @@ def _zeros_axis(axes: Axes) -> None:
 
 
 def _point(axes: Axes, zeros: float, accuracy: float, deviation: float | None, **look: Any) -> None:
-    """A mean with its deviation."""
     axes.errorbar(_position(zeros), 100 * accuracy, yerr=100 * (deviation or 0) or None, fmt="o", elinewidth=1, **look)
 
 
 def _dense_accuracies(groups: Groups) -> set[float]:
-    """The mean test accuracy of the dense baselines of each protocol."""
     means = set()
     for group in {group.protocol: group for group in groups}.values():
         results = [run.summary.get("sgd", {}) for run in group.dense_runs.values()]

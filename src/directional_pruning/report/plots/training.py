@@ -11,7 +11,7 @@ from ...run_folder import NETWORKS
 from ..formatting import decimal, percent
 from ..groups import Group, watched_accuracy
 from .axes import note, panel, percent_axis, range_of, round_ticks
-from .curves import Curve, Groups, draw_curves, end_of_axis, group_curves, published_curves
+from .curves import Groups, draw_curves, end_of_axis, group_curves, published_curves
 from .style import HEIGHT, INK, MUTED, new_figure, styled
 
 _EARLY = 0.2  # the part of training whose accuracies need not be in a figure of several groups
@@ -108,7 +108,8 @@ def schedule_figure(group: Group) -> Figure | None:
     """Learning rate above, threshold of gRDA below, over the same epochs."""
     rates = group_curves([group], "lr", 1.0, group.epochs)
     thresholds = group_curves([group], "threshold", 1.0, group.epochs, ("grda",))
-    if len(rates) == 2 and _agree(*rates):
+    first, last = (dict(zip(rates[at].epochs, rates[at].values)) if rates else {} for at in (0, -1))
+    if len(rates) == 2 and all(math.isclose(first[epoch], last[epoch]) for epoch in first.keys() & last.keys()):
         rates = [max(rates, key=lambda rate: len(rate.epochs))._replace(colour=INK, name="both")]
     parts = [("learning rate", rates), ("threshold g, in units of a weight", thresholds)]
     parts = [(label, curves) for label, curves in parts if curves]
@@ -124,9 +125,3 @@ def schedule_figure(group: Group) -> Figure | None:
         axes.xaxis.label.set_visible(lowest)
         axes.tick_params(axis="x", labelbottom=lowest)
     return figure
-
-
-def _agree(first: Curve, second: Curve) -> bool:
-    """Whether two networks had the same numbers in the epochs that both have seen."""
-    one, other = (dict(zip(curve.epochs, curve.values)) for curve in (first, second))
-    return all(math.isclose(one[epoch], other[epoch]) for epoch in one.keys() & other.keys())
