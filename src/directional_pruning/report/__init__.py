@@ -1,4 +1,4 @@
-"""Pictures and the HTML page of a run, from plain records; needs matplotlib and never torch."""
+"""HTML pages of one run and of several, with their figures; needs matplotlib and never torch."""
 
 from .comparison_page import write_comparison
 from .plots.theory import write_theory

@@ -18,7 +18,7 @@ from .statistics import COMPARED, Row, Stat, mean_and_deviation, row_of, shared_
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     """Write one page about these runs, and the runs below these folders, finished or under way; its path.
 
-    Tables of the means over seeds beside the published figures, and the paper's pictures from these runs. The page
+    Tables of the means over seeds beside the published figures, and the paper's figures from these runs. The page
     holds all it shows, has no script and asks nothing of the network; the same runs give the same bytes.
 
     Raises:

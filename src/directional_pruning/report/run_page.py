@@ -113,16 +113,11 @@ def _paper(run: Run, group: Group) -> str:
     if paper is None or published is None:
         return ""
     row = row_of(group)
-    rows = [
-        table_row(
-            label.capitalize(),
-            mean_and_deviation(row.published[name]),
-            mean_and_deviation(getattr(row, name)),
-            points(row.difference(name)),
-        )
-        for label, name in COMPARED
-        if name in row.published
-    ]
+    rows = []
+    for label, name in COMPARED:
+        if name in row.published:
+            cells = [mean_and_deviation(stat) for stat in (row.published[name], getattr(row, name))]
+            rows.append(table_row(label.capitalize(), *cells, points(row.difference(name))))
     if published.threshold is not None:
         last = run.of("grda")[-1].get("threshold") if run.summary and run.of("grda") else None
         ours = MISSING if last is None else decimal(last)

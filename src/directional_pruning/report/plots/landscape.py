@@ -1,4 +1,4 @@
-"""Pictures of the valley: the loss along the curve between two networks, and on the plane through them."""
+"""Figures of the loss landscape: the loss along the curve between two networks, and on the plane through them."""
 
 import math
 from pathlib import Path
@@ -56,7 +56,7 @@ def valley_captions(curve: Arrays, plane: Arrays) -> dict[str, tuple[str, str]]:
         ),
         "curve-error": (
             f"{errors}, along the same curve and line.",
-            f"{errors} along the curve and the straight line.",
+            f"{errors} along the curve and its straight line.",
         ),
         "plane-loss": (
             f"The valley from above, {where}: more shade, higher loss.",
@@ -88,12 +88,11 @@ def _along_figure(arrays: Arrays, key: str, label: str) -> Figure:
         margin = max(0.1 * (highest - lowest), 0.2)
         axes.set_ylim(max(lowest - margin, -0.1), highest + margin)
         round_ticks(axes.yaxis, 5)
-    for end, colour in ((0, COLOURS["sgd"]), (-1, COLOURS["grda"])):
+    for end, name, colour in zip((0, -1), _names(arrays), COLOURS.values()):
         axes.plot(arrays["t"][end], arrays[key][end] / unit, "o", color=colour, markersize=6, clip_on=False)
+        note(axes, name, (-end, 0), (0, -14), ha="right" if end else "left", color=colour)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.5, 1], ["", "t = 0.5", ""])
-    for at, name, colour in zip((0, 1), _names(arrays), (COLOURS["sgd"], COLOURS["grda"])):
-        note(axes, name, (at, 0), (0, -14), ha="left" if at == 0 else "right", color=colour)
     labels = []
     for name, colour, values in lines:
         top = values.max()  # not finite if any is not
@@ -108,8 +107,7 @@ def _plane_figure(arrays: Arrays, key: str, label: str) -> Figure:
     """Contours, the darker the higher, with the three networks and the curve drawn on them."""
     figure = new_figure(height=310)
     axes = panel(figure, label, left=44, right=14)
-    values = arrays[key] / (0.01 if "error" in key else 1.0)
-    values = np.ma.masked_invalid(values)
+    values = np.ma.masked_invalid(arrays[key] / (0.01 if "error" in key else 1.0))
     levels = _levels(values.compressed())
     x, y = arrays["x"], arrays["y"]
     axes.grid(visible=False)
@@ -137,8 +135,8 @@ def _plane_figure(arrays: Arrays, key: str, label: str) -> Figure:
         axes.plot(across, up, "o", color=colour, markersize=7, markeredgecolor=GROUND, markeredgewidth=1.5)
         note(axes, name, (across, up), (0, shift), of="data", ha="center", color=colour, fontweight="bold")
     axes.set_xlabel("distance in the space of weights, along the straight line and off it")
-    for axis in (axes.xaxis, axes.yaxis):
-        round_ticks(axis, 5)
+    round_ticks(axes.xaxis, 5)
+    round_ticks(axes.yaxis, 5)
     return figure
 
 
