@@ -17,9 +17,7 @@ def read_arrays(path: Path, shapes: Mapping[str, tuple[str | int, ...]], texts: 
     """The arrays of numbers and the texts of a file; empty where there is no file.
 
     A word in a shape is a size that is the same wherever the word is; only ``path`` may have no points.
-
-    Raises:
-        CorruptFileError: for a file that cannot be read, or lacks something.
+    Raises ``CorruptFileError`` for a file that cannot be read, or lacks something.
     """
     if not path.exists():
         return {}

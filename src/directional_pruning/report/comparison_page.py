@@ -36,8 +36,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
     body = [_header(groups)]
     for recipe, part in groupby(groups, key=lambda group: group.runs[0].name):
         body += _recipe(recipe, list(part))
-    write(out, document("Runs beside the paper: directional pruning", "\n".join(filter(None, body))))
-    return out
+    return write(out, document("Runs beside the paper: directional pruning", "\n".join(filter(None, body))))
 
 
 def _header(groups: Sequence[Group]) -> str:

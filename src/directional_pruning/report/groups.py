@@ -72,9 +72,7 @@ def single_group(run: Run) -> Group:
 def gather(folders: Iterable[Path]) -> list[Group]:
     """Read runs, and the runs below other folders, and group them; sorted, whatever the order of the folders.
 
-    Raises:
-        FileNotFoundError: for a folder that is not there, or holds no run.
-        CorruptFileError: for a run that cannot be read.
+    Raises ``FileNotFoundError`` where there is no run, ``CorruptFileError`` for one that cannot be read.
     """
     # Others write a config.json too: what lies between two checkpoints, and other programs.
     runs = map(read_run, _run_folders(folders))

@@ -51,10 +51,11 @@ def section(heading: str, content: str, kind: str = "wide", lead: str = "") -> s
     return content and f'<section>\n{heading}{lead}<div class="{kind}">\n{content}\n</div>\n</section>'
 
 
-def write(path: Path, text: str) -> None:
-    """Put the text in the place of the file, or leave the old one."""
+def write(path: Path, text: str) -> Path:
+    """Put the text in the place of the file, or leave the old one; its path."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="\n")
+    return path
 
 
 def document(title: str, body: str) -> str:

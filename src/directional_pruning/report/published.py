@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_MODERN = "-modern"
-
 
 class Series(NamedTuple):
     """Points of one published line: epochs, or sparsities, and the values there."""
@@ -86,7 +84,7 @@ def published(recipe: str) -> Published | None:
     (None, True)
     """
     content = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))["recipes"]
-    base = recipe.removesuffix(_MODERN)
+    base = recipe.removesuffix("-modern")
     if base not in content:
         return None
     record = {"others": [], "frontier": {}, "layers": None} | content[base]

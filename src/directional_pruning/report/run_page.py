@@ -78,9 +78,8 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         section("Configuration", _settings(settings, MEANINGS)),
         section("Versions", _settings(run.config.get("versions") or {})),
     ]
-    page = folder / "report.html"
-    write(page, document(escape(f"{run.name}: directional pruning"), "\n".join(filter(None, sections))))
-    return page
+    page = document(escape(f"{run.name}: directional pruning"), "\n".join(filter(None, sections)))
+    return write(folder / "report.html", page)
 
 
 def _header(run: Run) -> str:

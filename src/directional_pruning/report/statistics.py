@@ -134,10 +134,8 @@ def in_words(row: Row, name: str) -> str:
     """One of the compared figures, in percent: ours, and below it the paper's and the difference in points."""
     paper, difference = row.published.get(name), row.difference(name)
     lines = [mean_and_deviation(getattr(row, name), "")]
-    if paper is not None:
-        lines.append(f"paper {mean_and_deviation(paper._replace(std=None), '')}")
-    if difference is not None:
-        lines.append(f"{points(difference)} points")
+    lines += [f"paper {mean_and_deviation(paper._replace(std=None), '')}"] if paper else []
+    lines += [] if difference is None else [f"{points(difference)} points"]
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
-from ...run_folder import NETWORKS, Run
+from ...run_folder import Run
 from ..formatting import NOT_FINITE
 from ..groups import Group
 from .axes import label_lines, log_ticks, round_numbers
@@ -40,9 +40,7 @@ def published_colours(groups: Groups) -> dict[tuple[float, float], str]:
     return {(row.c, row.mu): colour for row, colour in reversed(rows) if row}
 
 
-def group_curves(
-    groups: Groups, key: str, unit: float, length: float, networks: Iterable[str] = NETWORKS
-) -> list[Curve]:
+def group_curves(groups: Groups, key: str, unit: float, length: float, networks: Sequence[str]) -> list[Curve]:
     """A curve for the dense baselines of each protocol and one for each group; ``length`` is where training ends."""
     curves = []
     for protocol, group in {group.protocol: group for group in groups}.items() if "sgd" in networks else ():

@@ -42,7 +42,6 @@ def valley_figures(curve: Arrays, plane: Arrays) -> dict[str, Figure | None]:
 
 def valley_captions(curve: Arrays, plane: Arrays) -> dict[str, tuple[str, str]]:
     """For each figure its caption, and its alternative text."""
-    verdict = str(curve["verdict"]) if curve else ""
     data, _ = _error_of(curve or plane)
     span = "not finite"
     if plane and np.isfinite(plane["loss"]).any():
@@ -52,7 +51,7 @@ def valley_captions(curve: Arrays, plane: Arrays) -> dict[str, tuple[str, str]]:
     return {
         "curve-loss": (
             "A flat curve means one valley: every network on it fits the training data as the two at its ends do.",
-            f"Training loss along the curve between the two networks, on a log scale: {verdict}.",
+            f"Training loss along the curve between the networks, on a log scale: {curve['verdict'] if curve else ''}.",
         ),
         "curve-error": (
             f"{errors}, along the same curve and line.",

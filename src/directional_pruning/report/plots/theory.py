@@ -16,14 +16,12 @@ from .axes import label_lines, log_ticks, panel
 from .style import COLOURS, MUTED, new_figure, styled
 
 _GREEN = "#3f9b64"  # readable on white and on black
-Line = tuple[str, str, np.ndarray]
 
 
 def write_theory(folder: str | os.PathLike[str]) -> list[Path]:
     """Draw ``quadratics.npz`` and ``digits.npz`` of a folder into ``figures/*.svg``; the paths of the figures.
 
-    Raises:
-        CorruptFileError: for a file that cannot be read or lacks something.
+    Raises ``CorruptFileError`` for a file that cannot be read or lacks something.
     """
     files = Path(folder) / "figures"
     shapes = {"rates": ("rates",), "times": ("times",), **dict.fromkeys(("error", "noisy_error"), ("rates", "times"))}
@@ -75,7 +73,9 @@ def path_figure(arrays: Arrays) -> Figure:
     return figure
 
 
-def _draw_lines(axes: Axes, x: np.ndarray, lines: Sequence[Line], label: str, *, log: bool = True) -> None:
+def _draw_lines(
+    axes: Axes, x: np.ndarray, lines: Sequence[tuple[str, str, np.ndarray]], label: str, *, log: bool = True
+) -> None:
     axes.set_yscale("log", nonpositive="mask")
     if log:
         axes.set_xscale("log")

@@ -41,10 +41,8 @@ def accuracy_against_zeros(groups: Groups) -> Figure | None:
         _draw_paper(axes, paper, published_colours(groups))
     for _, zeros, accuracy, colour in ours:
         _point(axes, zeros, accuracy.mean, accuracy.std, color=colour, markersize=5, zorder=4)
-    label = "dense baseline, ours"
-    for level in sorted(_dense_accuracies(groups)):
-        axes.axhline(100 * level, color=COLOURS["sgd"], linewidth=1.4, label=label)
-        label = ""
+    for at, level in enumerate(sorted(_dense_accuracies(groups))):
+        axes.axhline(100 * level, color=COLOURS["sgd"], linewidth=1.4, label="" if at else "dense baseline, ours")
     if paper and paper.dense:
         level = 100 * paper.dense.test_accuracy
         axes.axhline(level, color=COLOURS["sgd"], linewidth=1.4, linestyle=DASHED, label="dense baseline, the paper")

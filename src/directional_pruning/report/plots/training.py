@@ -106,7 +106,7 @@ def training_figure(name: str, groups: Groups, *, single: bool = False) -> Figur
 @styled
 def schedule_figure(group: Group) -> Figure | None:
     """Learning rate above, threshold of gRDA below, over the same epochs."""
-    rates = group_curves([group], "lr", 1.0, group.epochs)
+    rates = group_curves([group], "lr", 1.0, group.epochs, NETWORKS)
     thresholds = group_curves([group], "threshold", 1.0, group.epochs, ("grda",))
     first, last = (dict(zip(rates[at].epochs, rates[at].values)) if rates else {} for at in (0, -1))
     if len(rates) == 2 and all(math.isclose(first[epoch], last[epoch]) for epoch in first.keys() & last.keys()):

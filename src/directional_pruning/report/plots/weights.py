@@ -1,7 +1,4 @@
-"""Figures of the weights at the end of a run, from plain records: zeros of each layer, histogram.
-
-A function returns ``None`` when the records hold nothing to draw.
-"""
+"""Figures of the weights at the end of a run: zeros of each layer, histogram; None where nothing is recorded."""
 
 from collections.abc import Sequence
 from typing import Any
