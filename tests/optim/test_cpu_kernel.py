@@ -2,7 +2,6 @@
 
 import os
 import signal
-import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -10,18 +9,19 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from directional_pruning import GRDA, Directional
-from directional_pruning.optim.kernels import batch as native
+from directional_pruning import GRDA, Directional, grda
+from directional_pruning.optim import kernels
+from directional_pruning.optim.kernels import SGDOptions, launch
 from directional_pruning.optim.threshold import raise_threshold, soft_threshold
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiler at installation, so no kernel to test")
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="no compiler at installation, so no kernel to test")
 
 
 @pytest.fixture
 def many_threads(monkeypatch):
     """Three threads and streaming stores, whatever the machine and however small the tensors."""
-    monkeypatch.setattr(native, "_ELEMENTS_PER_THREAD", 7)
-    monkeypatch.setattr(native, "_STREAMING_ELEMENTS", 0)
+    monkeypatch.setattr(launch, "_ELEMENTS_PER_THREAD", 7)
+    monkeypatch.setattr(launch, "_STREAMING_ELEMENTS", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
@@ -31,9 +31,7 @@ def many_threads(monkeypatch):
 def update(w, v, d, g):
     """One update at lr 0.5 under a threshold that does not rise."""
     threshold, n = torch.tensor(g, dtype=torch.float64), torch.tensor(0.0)
-    batch = native.Batch(lr=0.5, c=0.0, mu=0.5)
-    assert batch.add(w, v, d, threshold, n)
-    batch.flush()
+    assert kernels.update([w], [d], [v], None, [threshold], [n], lr=0.5, c=0.0, mu=0.5) == []
     assert (threshold.item(), n.item()) == (g, 1.0)
 
 
@@ -103,9 +101,8 @@ def test_one_call_is_the_formula_in_float64(many_threads, options, gradient, dty
         exact = exact + 0.9 * velocity if "nesterov" in options else velocity
     dual = v.double() - 0.5 * exact
     g, n = torch.tensor(0.3, dtype=torch.float64), torch.tensor(4.0)
-    batch = native.Batch(0.5, 0.2, 0.7, **options)
-    assert batch.add(w, v, d, g, n, buffer)
-    batch.flush()
+    sgd = SGDOptions(**options)
+    assert kernels.update([w], [d], [v], [buffer], [g], [n], lr=0.5, c=0.2, mu=0.7, sgd=sgd) == []
     assert n.item() == 5
     assert g.item() == pytest.approx(0.3 + 0.2 * 0.5**1.2 * (5**0.7 - 4**0.7), rel=1e-15)
     torch.testing.assert_close(v.double(), dual, rtol=1e-6, atol=1e-6)
@@ -210,10 +207,8 @@ def test_after_another_optimizer_the_kernel_is_torchs_operations_to_the_bit(many
         moved = values(step).to(dtype)
         for w in (ours[0], theirs[0]):
             w.add_(moved)
-        batch = native.Batch(0.1, 0.3, 0.6)
         w, v, g, n = ours
-        assert batch.add(w, v, None, g, n)
-        batch.flush()
+        assert kernels.update([w], None, [v], None, [g], [n], lr=0.1, c=0.3, mu=0.6) == []
         follow_with_torch(*theirs, lr=0.1, c=0.3, mu=0.6)
         for a, b in zip(ours[:2], theirs[:2]):
             assert_same_bits(a, b)
@@ -222,20 +217,14 @@ def test_after_another_optimizer_the_kernel_is_torchs_operations_to_the_bit(many
     assert w.numel() < 40 or 0.1 < (w == 0).float().mean() < 0.9
 
 
-def elements(batch):
-    """How many wait for the kernel: the seventh of ten columns."""
-    tables, *_ = batch._waiting
-    return sum(sum(memoryview(table).cast("q")[6::10]) for table in tables.values())
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_directional_is_the_same_to_the_bit_with_and_without_the_kernel(many_threads, monkeypatch, dtype):
     def end(compiled):
-        updated = []
+        rows = []
         with monkeypatch.context() as patch:
-            patch.setattr(native, "_native", compiled)
-            flush = native.Batch.flush
-            patch.setattr(native.Batch, "flush", lambda batch: (updated.append(elements(batch)), flush(batch)))
+            patch.setattr(launch, "_native", compiled)
+            on_cpu = launch.update_on_cpu
+            patch.setattr(launch, "update_on_cpu", lambda *args: (rows.append(len(args[1]) // 80), on_cpu(*args)))
             generator = torch.Generator().manual_seed(0)
             params = [nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in ((70, 11), (5, 4, 3, 3))]
             optimizer = Directional(AdamW(params, lr=0.1), c=1.0, mu=0.6)
@@ -244,11 +233,11 @@ def test_directional_is_the_same_to_the_bit_with_and_without_the_kernel(many_thr
                     p.grad = torch.randn(p.shape, generator=generator).to(dtype)
                 optimizer.param_groups[0]["lr"] = 0.0 if step == 3 else 0.1
                 optimizer.step()
-        return [t for p in params for t in (p.detach(), *optimizer.state[p].values())], updated
+        return [t for p in params for t in (p.detach(), *optimizer.state[p].values())], rows
 
-    (ours, by_kernel), (theirs, by_torch) = end(native._native), end(None)
-    # The first update makes the dual; at a rate of zero there is none.
-    assert (by_kernel, by_torch) == ([0, 950, 950, 950], [0, 0, 0, 0])
+    (ours, by_kernel), (theirs, by_torch) = end(launch._native), end(None)
+    # Both tensors go to the kernel at once; at a rate of zero there is no update.
+    assert (by_kernel, by_torch) == ([2, 2, 2, 2], [])
     for a, b in zip(ours, theirs, strict=True):
         assert torch.equal(a, b)
         assert torch.equal(torch.signbit(a), torch.signbit(b))
@@ -263,63 +252,95 @@ def odd(dtype=torch.float32):
     return torch.frombuffer(bytearray(dtype.itemsize + 1), dtype=dtype, offset=1).view(())
 
 
+def takes(w, v, d, g=None, n=None, buffer=None, *, lr=0.0):
+    """Whether the kernel updates such tensors; an update at this rate, without pruning, moves nothing but n."""
+    g = torch.tensor(0.0, dtype=torch.float64) if g is None else g
+    n = torch.tensor(0.0) if n is None else n
+    grads, buffers = None if d is None else [d], None if buffer is None else [buffer]
+    before = n.clone()
+    rest = kernels.update([w], grads, [v], buffers, [g], [n], lr=lr, c=0.0, mu=0.5)
+    assert torch.equal(n, before) == (rest == [0])
+    return rest == []
+
+
 def test_what_the_kernel_cannot_update_is_left_to_torch():
     plain = torch.ones(4, 4)
-    assert native.fits(plain, plain, plain)
+    assert takes(plain, plain, plain)
     half = plain.bfloat16()
-    assert native.fits(half, plain, half)
-    assert native.fits(half, plain, plain)
-    assert not native.fits(half, half, half)
-    assert not native.fits(plain, plain, half)
+    assert takes(half, plain, half)
+    assert takes(half, plain, plain)
+    assert takes(half, plain, None)
+    assert not takes(half, half, half)
+    assert not takes(plain, plain, half)
     for other in (plain.double(), plain.half(), plain.t(), torch.ones(8, 8)[::2, ::2], plain.to_sparse()):
-        assert not native.fits(other, plain, plain)
-        assert not native.fits(plain, plain, other)
+        assert not takes(other, plain, plain)
+        assert not takes(plain, plain, other)
     strided = torch.ones(8, 8)[::2, ::2]
     between = torch.frombuffer(bytearray(4 * 16 + 1), dtype=torch.float32, count=16, offset=1).view(4, 4)
     for other in (strided, between):
-        assert not native.fits(other, other, other)
+        assert not takes(other, other, other)
     broadcast, negated = torch.ones(1), torch._neg_view(plain)
     zero = torch._efficientzerotensor((4, 4))
     for gradient in (broadcast, negated, zero, torch.ones(4, 5)):
-        assert not native.fits(plain, plain, gradient)
+        assert not takes(plain, plain, gradient)
     double, single = torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0)
-    assert native.fits(plain, plain, plain, double, single)
-    assert not native.fits(plain, plain, plain, single, single)
-    assert not native.fits(plain, plain, plain, double, double)
-    assert native.fits(half, plain, None, double, single)
-    assert native.fits(half, plain, half, double, single, plain)
+    assert takes(plain, plain, plain, double, single)
+    assert not takes(plain, plain, plain, single, single)
+    assert not takes(plain, plain, plain, double, double)
+    assert takes(half, plain, half, double, single, plain)
     for scalars in (
         (double.expand(2), single),
         (double, single.expand(2)),
         (odd(torch.float64), single),
         (double, odd()),
     ):
-        assert not native.fits(plain, plain, plain, *scalars)
+        assert not takes(plain, plain, plain, *scalars)
     for i in range(3):
-        assert not native.fits(*(Marked(plain) if j == i else plain for j in range(3)))
-        assert not native.fits(*(negated if j == i else plain for j in range(3)))
-    assert not native.fits(plain, plain, plain, double, single, negated)
-    assert not native.Batch(torch.tensor(0.1), 0.1, 0.5).add(plain, plain, plain, double, single)
+        assert not takes(*(Marked(plain) if j == i else plain for j in range(3)))
+    assert not takes(plain, plain, plain, lr=torch.tensor(0.1))
     for buffer in (half, plain.t(), torch.ones(4, 5), between):
-        assert not native.fits(half, plain, half, double, single, buffer)
-    batch = native.Batch(0.1, 0.1, 0.5)
-    assert not batch.add(half, half, half, double, single)
-    assert elements(batch) == 0
-    batch.flush()
-    assert single.item() == 0
+        assert not takes(half, plain, half, double, single, buffer)
+
+
+def test_of_a_list_the_kernel_updates_what_it_can_and_names_the_others():
+    ws = [torch.ones(4), torch.ones(4, dtype=torch.float64), torch.ones(3), torch.ones(2)]
+    vs = [torch.ones(4), torch.ones(4), None, torch.ones(2)]
+    gs = [None if v is None else torch.tensor(0.0, dtype=torch.float64) for v in vs]
+    ns = [torch.tensor(0.0) for _ in ws]
+    rest = kernels.update(ws, [torch.ones_like(w) for w in ws], vs, None, gs, ns, lr=0.5, c=0.0, mu=0.5)
+    assert rest == [1, 2]
+    assert [n.item() for n in ns] == [1, 0, 0, 1]
+    assert [w.unique().item() for w in ws] == [0.5, 1, 1, 0.5]
+    with pytest.raises(ValueError, match="the lists have different lengths"):
+        kernels.update(ws, ws[:3], vs, None, gs, ns, lr=0.5, c=0.0, mu=0.5)
+
+
+@pytest.mark.parametrize("which", ["weights", "dual", "buffer"])
+def test_negated_views_are_updated_as_what_they_show(which):
+    w, v, buffer = (torch.linspace(-2, 2, 40) for _ in range(3))
+    negated = {"weights": w, "dual": v, "buffer": buffer}
+    negated[which] = torch._neg_view(-negated[which])
+    ends = []
+    for tensors in ((w, v, buffer), tuple(negated.values())):
+        a, b, m = (t if t.is_neg() else t.clone() for t in tensors)
+        g, n = torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0)
+        grda([a], [torch.ones(40)], [b], [m], [g], [n], lr=0.25, c=0.5, mu=1.0, momentum=0.5)
+        ends.append((a, b, m))
+    for plain, shown in zip(*ends, strict=True):
+        torch.testing.assert_close(shown.clone(), plain)
 
 
 def test_layouts_are_told_apart_by_the_order_in_memory():
     image, last = torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    assert native.fits(last, last, last)
+    assert takes(last, last, last)
     for i in range(4):
         others = [last if j == i else image for j in range(4)]
-        assert not native.fits(others[0], others[1], others[2], buffer=others[3])
+        assert not takes(others[0], others[1], others[2], buffer=others[3])
         others = [image if j == i else last for j in range(4)]
-        assert not native.fits(others[0], others[1], others[2], buffer=others[3])
+        assert not takes(others[0], others[1], others[2], buffer=others[3])
     # Where both orders are one, whatever the strides say.
     pointwise = torch.ones(2, 3, 1, 1)
-    assert native.fits(pointwise, pointwise, pointwise.as_strided((2, 3, 1, 1), (3, 1, 3, 3)))
+    assert takes(pointwise, pointwise, pointwise.as_strided((2, 3, 1, 1), (3, 1, 3, 3)))
 
 
 @pytest.mark.parametrize("layout", ["transposed", "permuted", "channels_last_3d"])
@@ -334,7 +355,7 @@ def test_parameters_in_any_dense_layout_are_updated_by_the_kernel(layout):
     for fused in (True, False):
         w = nn.Parameter(p.clone())
         assert w.stride() == p.stride()
-        assert native.fits(w, w.detach(), w.detach())
+        assert kernels.can_update(w)
         optimizer = GRDA([w], lr=0.1, c=1.0, fused=fused)
         for step in range(3):
             w.grad = (w.detach() * step).clone()
@@ -364,7 +385,7 @@ def test_fused_true_refuses_by_name_what_it_cannot_update():
 def test_without_a_compiler_training_is_the_same_and_fused_true_says_why(monkeypatch):
     params = [torch.linspace(-1, 1, 50)]
     with_kernel, _ = train(None, params)
-    monkeypatch.setattr(native, "_native", None)
+    monkeypatch.setattr(launch, "_native", None)
     without, _ = train(None, params)
     torch.testing.assert_close(with_kernel[0], without[0], rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match="the compiled kernel, which is not installed"):
@@ -384,53 +405,29 @@ def test_autograd_notices_the_kernels_change():
             loss.backward()
 
 
-def test_a_gradient_that_is_given_up_while_its_update_waits_is_still_there():
-    w, v, d = torch.ones(1 << 20), torch.ones(1 << 20), torch.ones(1 << 20)
-    w = nn.Parameter(w)
-    w.grad, alive = d, weakref.ref(d)
-    state = {w: {"dual": v, "threshold": torch.tensor(0.0, dtype=torch.float64), "step": torch.tensor(0.0)}}
-    batch = native.Batch(0.5, 0.0, 0.5)
-    assert batch.gather([w], state, "step") == []
-    w.grad = None
-    del d
-    assert alive() is not None
-    batch.flush()
-    assert alive() is None
-    assert (w == 0.5).all()
-
-
-class Meddling(torch.overrides.TorchFunctionMode):
-    """Does something whenever a gradient is read."""
-
-    def __init__(self, deed):
-        self.deed = deed
+class Interrupted(torch.overrides.TorchFunctionMode):
+    """Ctrl-C while a gradient is read."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func == torch.Tensor.grad.__get__:
-            self.deed()
+            raise KeyboardInterrupt
         return func(*args, **(kwargs or {}))
 
 
-def test_code_that_runs_while_the_parameters_are_read_may_change_their_list_or_stop_the_step():
+def test_a_step_that_is_interrupted_while_it_reads_the_gradients_has_moved_nothing():
     params = [nn.Parameter(torch.ones(4)) for _ in range(3)]
     optimizer = GRDA(params, lr=0.5, c=0.0001)
     for p in params:
         p.grad = torch.ones(4)
     optimizer.step()
-    group = optimizer.param_groups[0]
-    with Meddling(lambda: group["params"].extend(nn.Parameter(torch.ones(4)) for _ in range(100))):
+    before = [p.detach().clone() for p in params]
+    with Interrupted(), pytest.raises(KeyboardInterrupt):
         optimizer.step()
-    assert all(optimizer.state[p]["step"] == 2 for p in params)
-
-    def interrupt():
-        raise KeyboardInterrupt
-
-    with Meddling(interrupt), pytest.raises(KeyboardInterrupt):
-        optimizer.step()
-    assert all(optimizer.state[p]["step"] == 2 for p in params)
-    group["params"] = tuple(params)
+    assert all(map(torch.equal, params, before))
+    assert all(optimizer.state[p]["step"] == 1 for p in params)
+    optimizer.param_groups[0]["params"] = tuple(params)
     optimizer.step()
-    assert all(optimizer.state[p]["step"] == 3 for p in params)
+    assert all(optimizer.state[p]["step"] == 2 for p in params)
 
 
 def test_a_step_on_the_cpu_does_not_ask_for_cuda(monkeypatch):
@@ -451,13 +448,13 @@ def test_with_a_torch_that_can_only_be_asked_otherwise_its_operations_are_used(m
         __dlpack_c_exchange_api__ = None
 
     monkeypatch.setattr(torch, "Tensor", Elsewhere)
-    monkeypatch.setattr(native, "import_module", lambda *_: SimpleNamespace(connect=connect))
+    monkeypatch.setattr(launch, "import_module", lambda *_: SimpleNamespace(connect=connect))
 
     def connect(capsule, *_):
         assert capsule is None
         raise ImportError
 
-    assert native._load() is None
+    assert launch._load() is None
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from directional_pruning import GRDA, Directional
-from directional_pruning.optim.kernels import cuda as kernels
+from directional_pruning.optim import kernels
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 SHAPES = [(5000,), (64, 3, 7, 7), (3,), (64, 65), ()]
@@ -44,7 +44,7 @@ def test_every_mode_on_cuda_gives_the_numbers_of_the_cpu(mode, dtype, options):
 
 def test_the_kernel_is_the_default_and_launches_twice():
     params, optimizer = train({}, "cuda")
-    assert kernels.available()
+    assert kernels.available(cuda_too=True)
     assert optimizer.state[params[0]]["threshold"].is_cuda
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         optimizer.step()
@@ -138,3 +138,24 @@ def test_a_state_saved_on_cuda_goes_on_on_the_cpu():
     for p, q in zip(params, like, strict=True):
         torch.testing.assert_close(p.cpu(), q, rtol=1e-6, atol=1e-6)
         assert other.state[q]["threshold"].device.type == "cpu"
+
+
+def test_what_the_kernels_cannot_update_is_left_to_torch():
+    def takes(w, d, n=None, g=None):
+        v = torch.ones_like(w, dtype=torch.float32)
+        n = torch.tensor(0.0, device="cuda") if n is None else n
+        g = torch.tensor(0.0, device="cuda", dtype=torch.float64) if g is None else g
+        return kernels.update([w], [d], [v], None, [g], [n], lr=0.0, c=0.0, mu=0.5) == []
+
+    plain = torch.ones(8, device="cuda")
+    half = plain.half()
+    assert takes(plain, plain.clone())
+    assert takes(half, half.clone())
+    assert takes(half, plain)
+    assert not takes(plain, half)
+    assert not takes(plain.double(), plain)
+    assert not takes(plain, torch.ones(9, device="cuda")[1:])  # not aligned to 16 bytes
+    assert not takes(torch.ones(9, device="cuda")[1:], plain)
+    assert not takes(plain, plain.cpu())
+    assert not takes(plain, plain.clone(), n=torch.tensor(0.0))
+    assert not takes(plain, plain.clone(), g=torch.tensor(0.0, dtype=torch.float64))

@@ -13,29 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from reference import grda_recursion
+
 from directional_pruning import GRDA
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.npz"))
 SHAPES = ((9, 8), (25,), ())
 HALF = (torch.bfloat16, torch.float16)
-
-
-def oracle(w, gradients, lrs, *, c, mu, momentum=0.0, nesterov=False, weight_decay=0.0, maximize=False):
-    """The paper's recursion in NumPy float64; a gradient of None is a step without one. Yields (w, v, g)."""
-    w = v = np.asarray(w, dtype=np.float64)
-    g, n, buffer = 0.0, 0, None
-    for gradient, lr in zip(gradients, lrs, strict=True):
-        if gradient is not None:
-            d = np.asarray(gradient, dtype=np.float64) * (-1 if maximize else 1) + weight_decay * w
-            if momentum:
-                buffer = d if buffer is None else momentum * buffer + d
-                d = d + momentum * buffer if nesterov else buffer
-            if lr:
-                n += 1
-                v = v - lr * d
-                g = g + c * lr ** (0.5 + mu) * (n**mu - (n - 1) ** mu)
-                w = np.sign(v) * np.maximum(np.abs(v) - g, 0.0)
-        yield w, v, g
 
 
 def parameters(seed=0, dtype=torch.float32, shapes=SHAPES):
@@ -85,7 +69,7 @@ def test_follows_the_papers_equations_with_changing_rates_and_missing_gradients(
     lrs = [0.1 if n < 20 else 0.0 if n == 20 else 0.1 * 0.9 ** (n - 20) for n in range(60)]
     streams = [[gradients(n)[i].numpy() if (n + i) % 7 else None for n in range(60)] for i in range(len(params))]
     expected = [
-        list(oracle(p.detach().numpy(), stream, lrs, c=c, mu=mu, **options))
+        list(grda_recursion(p.detach().numpy(), stream, lrs, c=c, mu=mu, **options))
         for p, stream in zip(params, streams, strict=True)
     ]
     optimizer = GRDA(params, lr=0.1, c=c, mu=mu, **options)

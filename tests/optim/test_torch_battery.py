@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from directional_pruning import GRDA, Directional
-from directional_pruning.optim.kernels import batch as native
+from directional_pruning.optim import kernels
 
 
 def torchs_kit():
@@ -70,7 +70,7 @@ OPTIMIZERS = [
         optim_inputs_func=lambda device, dtype=None: list(inputs(device, dtype)),
         optim_error_inputs_func=errors,
         scheduler_inputs=torchs_sgd.scheduler_inputs,
-        supported_impls=("fused",) if native.available() else (),
+        supported_impls=("fused",) if kernels.available() else (),
         not_og_supported_flags=(),  # those of the first release, which is the only one
         supports_complex=False,
         supports_fused_on=("cpu",),

@@ -1,6 +1,6 @@
 """Any torch optimizer, made to end sparse the way gRDA does.
 
-Notation as in ``grda.py``: w the weights, v their dual, n the number of updates, g the threshold.
+Notation of the paper: w the weights, v their dual, n the number of updates, g the threshold.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..tensors import local_tensor
-from .checks import check_directional, label
-from .kernels import batch as native
-from .state import first_dual, load_uncast, place
+from . import checks, kernels
+from .checks import check
+from .state import add_checked_group, first_dual, load_uncast, place, resolve_rate
 from .threshold import cut, raise_threshold, raise_thresholds
 
 __all__ = ["Directional"]
@@ -78,7 +78,7 @@ class Directional(Optimizer):
         if not isinstance(base_optimizer, Optimizer):
             raise TypeError(f"invalid base_optimizer: {type(base_optimizer).__name__} (must be a torch optimizer)")
         defaults = {**base_optimizer.defaults, "c": c, "mu": mu, "power": power}
-        check_directional(defaults)
+        check(defaults, checks.DIRECTIONAL)
         self.base = base_optimizer
         state = base_optimizer.state
         super().__init__(base_optimizer.param_groups, defaults)
@@ -106,15 +106,18 @@ class Directional(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base, with this optimizer's ``c``, ``mu`` and ``power`` where it has none of its own."""
-        group = {**{key: self.defaults[key] for key in ("c", "mu", "power")}, **param_group}
-        check_directional(group)
-        self.base.add_param_group(group)
-        added = self.param_groups[-1]
-        for i, p in enumerate(added["params"]):
-            if not p.is_floating_point() or p.is_neg():
-                self.param_groups.pop()
-                kind = f"a negated view of {p.dtype}" if p.is_neg() else str(p.dtype)
-                raise ValueError(f"Directional needs real floating-point parameters, but {label(added, i)} is {kind}")
+        group = {**{key: self.defaults[key] for key in checks.DIRECTIONAL}, **param_group}
+        check(group, checks.DIRECTIONAL)
+        add_checked_group(self, self.base.add_param_group, group, self._refusal)
+
+    @staticmethod
+    def _refusal(p: Tensor, group: dict[str, Any]) -> str | None:
+        """What this parameter would have to be, if it cannot be trained."""
+        if not p.is_floating_point():
+            return "Directional needs real floating-point parameters"
+        if p.is_neg():
+            return "Directional needs parameters that are not negated views, as x.conj().imag is"
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         return {"defaults": self.defaults, "base": self.base}
@@ -129,7 +132,7 @@ class Directional(Optimizer):
             group.setdefault("power", 1)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` gave; dual, clock and threshold keep the precision they were saved in.
+        """Load what :meth:`state_dict` gave; dual, update counter and threshold keep the precision they were saved in.
 
         Raises:
             ValueError: for the state of another optimizer or of parameters of another shape; nothing is loaded then.
@@ -140,7 +143,7 @@ class Directional(Optimizer):
             state_dict,
             buffers=("dual",),
             scalars={"threshold": torch.float64, "updates": torch.float32},
-            check=lambda group: check_directional({"power": 1, **group}),
+            check=lambda group: check({"power": 1, **group}, checks.DIRECTIONAL),
         )
 
     # Under torch.compile the step stays as it is: one break in the graph, for any base.
@@ -150,53 +153,51 @@ class Directional(Optimizer):
         """One update by the base, then of the dual and the weights; ``closure`` is handed to the base."""
         loss = self.base.step(closure)
         for group in self.param_groups:
-            lr = group["lr"]
-            if isinstance(lr, Tensor) and (lr.is_cpu or not group.get("capturable")):
-                lr = float(lr)
-            if not isinstance(lr, Tensor) and lr == 0:
-                continue
-            batch, left = None, range(len(group["params"]))
-            if group["power"] in (1, 2, 4):
-                batch = native.Batch(lr, group["c"], group["mu"], power=int(group["power"]))
-                left = batch.gather(group["params"], self.state, "updates", follow=True)
-            for w in (group["params"][i] for i in left):
-                if w.grad is not None and (group["c"] > 0 or "dual" in self.state.get(w, {})):
-                    self._prune(w, self.state[w], group, lr, batch)
-            if batch is not None:
-                batch.flush()
+            lr = resolve_rate(group["lr"], on_device=bool(group.get("capturable")))
+            if isinstance(lr, Tensor) or lr != 0:
+                self._update(group, lr)
         return loss
 
-    @staticmethod
-    def _prune(
-        w: Tensor,
-        state: dict[str, Any],
-        group: dict[str, Any],
-        lr: float | Tensor,
-        batch: native.Batch | None,
-    ) -> None:
-        """Replace what the base made of the weights, or of this process's part of them, by what their dual says.
-
-        At once, or in the kernels' batch where it fits.
-        """
-        first = "dual" not in state
-        if first:
-            state["dual"] = first_dual(w)
-            state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
-            state["updates"] = torch.tensor(0.0, dtype=torch.float32)
-        # Beside the weights where a kernel reads them, or a graph that is replayed; anywhere else the host reads them.
-        on_device = group.get("capturable") or (w.is_cuda and native.available(cuda=True))
-        place(state, ("threshold", "updates"), w.device if on_device else torch.device("cpu"))
-        w, v, g, n = local_tensor(w), local_tensor(state["dual"]), state["threshold"], state["updates"]
-        if not first:
-            if batch is not None and batch.add(w, v, None, g, n):
-                return
-            before = torch.empty_like(w)
-            cut(v, g if on_device else g.item(), group["power"], out=before)
+    def _update(self, group: dict[str, Any], lr: float | Tensor) -> None:
+        """Replace what the base made of the weights by the thresholded dual."""
+        ws, vs, gs, ns = self._init_group(group)
+        c, mu, power = group["c"], group["mu"], group["power"]
+        rest = list(range(len(ws)))
+        if rest and power in (1, 2, 4):
+            rest = kernels.update(ws, None, vs, None, gs, ns, lr=lr, c=c, mu=mu, power=int(power))
+        for w, v, g, n in ((ws[i], vs[i], gs[i], ns[i]) for i in rest):
+            on_device = group.get("capturable") or not g.is_cpu
             # v_n = v_{n-1} + (w' - w_{n-1})
+            before = torch.empty_like(w)
+            cut(v, g if on_device else g.item(), power, out=before)
             v.add_(torch.sub(w, before, out=before))
-        # w_n = S_{g_n}(v_n)
-        if on_device:
-            raise_thresholds([g], [n], lr, group["c"], group["mu"])
-            cut(v, g, group["power"], out=w)
-        else:
-            cut(v, raise_threshold(g, n, float(lr), group["c"], group["mu"]), group["power"], out=w)
+            # w_n = S_{g_n}(v_n)
+            if on_device:
+                raise_thresholds([g], [n], lr, c, mu)
+                cut(v, g, power, out=w)
+            else:
+                cut(v, raise_threshold(g, n, float(lr), c, mu), power, out=w)
+
+    def _init_group(self, group: dict[str, Any]) -> tuple[list[Any], ...]:
+        """Weights, duals, thresholds and update counters of the parameters to prune; state is made at the first.
+
+        Of a DTensor they hold the local shard: all that this process has to update.
+        """
+        lists = ws, vs, gs, ns = [], [], [], []
+        on_cuda = kernels.available(cuda_too=True)
+        for w in group["params"]:
+            if w.grad is None or not (group["c"] > 0 or "dual" in self.state.get(w, {})):
+                continue
+            state = self.state[w]
+            if "dual" not in state:
+                state["dual"] = first_dual(w)
+                state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
+                state["updates"] = torch.tensor(0.0, dtype=torch.float32)
+            # g and n live on the device for its kernels and for graphs that are replayed; else the host reads them.
+            on_device = group.get("capturable") or (on_cuda and w.is_cuda)
+            place(state, ("threshold", "updates"), w.device if on_device else torch.device("cpu"))
+            ws.append(local_tensor(w))
+            vs.append(local_tensor(state["dual"]))
+            gs.append(state["threshold"])
+            ns.append(state["updates"])
+        return lists

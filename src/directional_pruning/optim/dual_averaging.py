@@ -4,22 +4,23 @@ Notation of the paper, kept in the code: w the weights (where the gradient is ta
 (what the gradient moves), n the number of updates, g the threshold, S_g soft-thresholding.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from ..tensors import local_tensor
-from .checks import check_pruning, check_sgd, label
-from .functional import grda
-from .kernels import batch as native
-from .state import first_dual, load_uncast, place
+from . import checks, kernels
+from .checks import check, check_rate, label
+from .functional import update_lists
+from .kernels import SGDOptions
+from .state import add_checked_group, first_dual, load_uncast, place
 
-# The function too: its name, imported from elsewhere, would be hidden by this module's.
-__all__ = ["GRDA", "grda"]
+__all__ = ["GRDA"]
 
 
 class GRDA(Optimizer):
@@ -32,7 +33,7 @@ class GRDA(Optimizer):
 
     At a constant rate the threshold is ``c * lr**0.5 * (n * lr)**mu``. It grows with the learning rate of the moment
     and never falls. Every parameter counts its own updates n. A parameter without a gradient, or a step with
-    ``lr = 0``, moves neither weight, dual, clock nor threshold.
+    ``lr = 0``, moves neither weight, dual, step counter nor threshold.
 
     Momentum and weight decay enter the gradient of v as they enter the gradient of w in SGD; the decay pulls on w.
     A parameter in a group with ``c = 0`` is trained by SGD, bit for bit, and keeps no dual. (One difference: where SGD
@@ -54,9 +55,9 @@ class GRDA(Optimizer):
             (on the CPU bfloat16). Both need the extension that a C compiler makes at installation. None uses it where
             it can; False uses torch's operations alone; True refuses parameters it cannot update. A gradient laid out
             unlike its parameter takes torch's operations.
-        capturable: keep clocks and thresholds beside the parameters and never read them on the host, so that a CUDA
-            graph can hold the step, after one that was not captured. A rate that changes between replays must be a
-            tensor.
+        capturable: keep step counters and thresholds on the parameters' device and never read them on the host, so
+            that a CUDA graph can hold the step, after one that was not captured. A rate that changes between replays
+            must be a tensor.
 
     Memory: one buffer the size of the parameters (the dual), float32 for half-precision parameters; one more with
     momentum. During a step ``foreach`` takes another; the kernels none.
@@ -95,24 +96,14 @@ class GRDA(Optimizer):
         fused: bool | None = None,
         capturable: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "c": c,
-            "mu": mu,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-            "foreach": foreach,
-            "fused": fused,
-            "capturable": capturable,
-        }
-        check_sgd(defaults)
-        check_pruning(defaults)
+        algorithm = {"lr": lr, "c": c, "mu": mu, "momentum": momentum, "nesterov": nesterov}
+        algorithm |= {"weight_decay": weight_decay, "maximize": maximize}
+        defaults = {**algorithm, "foreach": foreach, "fused": fused, "capturable": capturable}
+        check(defaults, checks.GRDA)
         super().__init__(params, defaults)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take a loaded or unpickled state; an option that came after it was saved gets its default."""
+        """Take a loaded or unpickled state; an option that is younger than the state gets its default."""
         super().__setstate__(state)
         for group in self.param_groups:
             for option, default in (("foreach", None), ("fused", None), ("capturable", False)):
@@ -121,14 +112,8 @@ class GRDA(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, checking its hyper-parameters as the constructor checks the defaults."""
         if isinstance(param_group, dict):
-            check_sgd({**self.defaults, **param_group})
-            check_pruning({**self.defaults, **param_group})
-        super().add_param_group(param_group)
-        added = self.param_groups[-1]
-        for i, p in enumerate(added["params"]):
-            if problem := self._refusal(p, added):
-                self.param_groups.pop()
-                raise ValueError(f"{problem}, but {label(added, i)} is {p.dtype} on {p.device}")
+            check({**self.defaults, **param_group}, checks.GRDA)
+        add_checked_group(self, super().add_param_group, param_group, self._refusal)
 
     @staticmethod
     def _refusal(p: Tensor, group: dict[str, Any]) -> str | None:
@@ -137,26 +122,24 @@ class GRDA(Optimizer):
             return "GRDA needs real floating-point parameters of 16, 32 or 64 bits"
         if p.is_neg():
             return "GRDA needs parameters that are not negated views, as x.conj().imag is"
-        if group["fused"]:
-            if not native.available(cuda=p.is_cuda):
-                name = "Triton" if native.available() else "the compiled kernel"
-                return f"fused=True needs {name}, which is not installed"
-            shard = local_tensor(p)
-            if not native.fits(shard, torch.empty_like(shard, dtype=torch.float32), shard):
-                types = "float32, bfloat16 or float16" if p.is_cuda else "float32 or bfloat16"
-                return f"fused=True needs densely laid out and aligned parameters of {types} on the CPU or CUDA"
+        if group["fused"] and not kernels.available(cuda_too=p.is_cuda):
+            name = "Triton" if kernels.available() else "the compiled kernel"
+            return f"fused=True needs {name}, which is not installed"
+        if group["fused"] and not kernels.can_update(local_tensor(p)):
+            types = "float32, bfloat16 or float16" if p.is_cuda else "float32 or bfloat16"
+            return f"fused=True needs densely laid out and aligned parameters of {types} on the CPU or CUDA"
         return None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` gave; dual, clock and threshold keep the precision they were saved in.
+        """Load what :meth:`state_dict` gave; dual, step counter and threshold keep the precision they were saved in.
 
         Raises:
             ValueError: for the state of another optimizer or of parameters of another shape; nothing is loaded then.
         """
 
-        def check(group: dict[str, Any]) -> None:
-            check_pruning(group)
-            check_sgd({**self.defaults, **group})
+        def check_group(group: dict[str, Any]) -> None:
+            check(group, checks.PRUNING)
+            check({**self.defaults, **group}, checks.GRDA)
 
         load_uncast(
             self,
@@ -164,7 +147,7 @@ class GRDA(Optimizer):
             state_dict,
             buffers=("dual", "momentum_buffer"),
             scalars={"threshold": torch.float64, "step": torch.float32},
-            check=check,
+            check=check_group,
         )
 
     @torch.no_grad()
@@ -174,67 +157,42 @@ class GRDA(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        plain = (Tensor, torch.nn.Parameter)
-        parts = torch.compiler.is_compiling() and any(
-            type(p) not in plain for group in self.param_groups for p in group["params"]
-        )
-        (self._update_eagerly if parts else self._update)()
+        if torch.compiler.is_compiling() and self._has_shards():
+            self._update_outside_graph()
+        else:
+            self._update()
         return loss
 
     def _update(self) -> None:
-        # All groups are gathered before any is moved: a gradient that is refused leaves the whole model as it was.
-        gathered = []
+        # All groups are collected before any is moved: a refused gradient or rate leaves the whole model as it was.
+        collected = []
         for group in self.param_groups:
-            batch, left = self._gather(group)
+            check_rate(group["lr"])
             lists: tuple[list[Any], ...] = ([], [], [], [], [], [])
-            self._init_group(group, left, *lists)
-            gathered.append((batch, lists))
-        for group, (batch, lists) in zip(self.param_groups, gathered, strict=True):
-            if batch is not None:
-                batch.flush()
+            self._init_group(group, *lists)
+            collected.append(lists)
+        for group, lists in zip(self.param_groups, collected, strict=True):
             if lists[0]:
-                grda(
-                    *lists,
+                update_lists(
+                    lists,
                     lr=group["lr"],
                     c=group["c"],
                     mu=group["mu"],
-                    momentum=group["momentum"],
-                    nesterov=group["nesterov"],
-                    weight_decay=group["weight_decay"],
-                    maximize=group["maximize"],
+                    sgd=SGDOptions(*(group[option] for option in SGDOptions._fields)),
                     foreach=group["foreach"],
                     fused=group["fused"],
                     capturable=group["capturable"],
                 )
 
-    # The compiler would take the parts of a DTensor for copies, and update those.
-    _update_eagerly = torch.compiler.disable(_update)
+    # The compiler would take the shards of a DTensor for copies, and update those.
+    _update_outside_graph = torch.compiler.disable(_update)
 
-    def _gather(self, group: dict[str, Any]) -> tuple[native.Batch | None, Iterable[int]]:
-        """For the kernels what they can update at once; and the places of the parameters that are left."""
-        lr, compiling = group["lr"], torch.compiler.is_compiling()
-        if isinstance(lr, Tensor) and lr.is_cpu and not compiling:
-            lr = float(lr)
-        number = not isinstance(lr, Tensor)
-        if number and not lr >= 0:
-            raise ValueError(f"invalid lr: {lr} (must be >= 0)")
-        if compiling or not _wants_kernels(group) or group["c"] == 0 or (number and lr == 0):
-            return None, range(len(group["params"]))
-        batch = native.Batch(
-            lr,
-            group["c"],
-            group["mu"],
-            momentum=group["momentum"],
-            nesterov=group["nesterov"],
-            weight_decay=group["weight_decay"],
-            maximize=group["maximize"],
-        )
-        return batch, batch.gather(group["params"], self.state, "step")
+    def _has_shards(self) -> bool:
+        return any(type(p) not in (Tensor, Parameter) for group in self.param_groups for p in group["params"])
 
     def _init_group(
         self,
         group: dict[str, Any],
-        places: Iterable[int],
         params: list[Tensor],
         grads: list[Tensor],
         duals: list[Tensor | None],
@@ -242,49 +200,53 @@ class GRDA(Optimizer):
         thresholds: list[Tensor | None],
         steps: list[Tensor],
     ) -> None:
-        """Gather the parameters at these places that have a gradient, with their state, made at their first update.
+        """Fill the lists of :func:`grda` with the parameters that have a gradient; their first update makes the state.
 
-        The lists are those of :func:`grda`. Of a DTensor they get what lies on this process: all it has to update.
+        Of a DTensor they get the local shard: all that this process has to update. ``torch.compile`` knows this method
+        of an optimizer by its name: it runs it as it is, and needs it to return nothing.
         """
-        capturable, pruned, momentum = group["capturable"], group["c"] > 0, group["momentum"] != 0
-        on_cuda = _wants_kernels(group) and (torch.compiler.is_compiling() or native.available(cuda=True))
-        for i in places:
-            p = group["params"][i]
+        pruned, momentum, strided = group["c"] > 0, group["momentum"] != 0, torch.strided
+        capturable, wanted = group["capturable"], kernels.are_wanted(group["fused"], group["foreach"])
+        on_cuda = wanted and (torch.compiler.is_compiling() or kernels.available(cuda_too=True))
+        states = self.state
+        for i, p in enumerate(group["params"]):
             grad = p.grad
             if grad is None:
                 continue
-            if grad.layout != torch.strided:
+            if grad.layout is not strided:
                 raise RuntimeError(f"GRDA does not support sparse gradients, but {label(group, i)} has one")
-            state = self.state[p]
-            if "step" not in state:
-                state["step"] = torch.tensor(0.0, dtype=torch.float32)
-            if pruned and "dual" not in state:
-                state["dual"] = first_dual(p)
-                state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
-            w, dual, buffer = p, state.get("dual"), None
-            if momentum:
-                like, buffer = p if dual is None else dual, state.get("momentum_buffer")
-                if buffer is None:
-                    buffer = state["momentum_buffer"] = torch.zeros_like(like, requires_grad=False)
-                elif buffer.dtype != like.dtype:  # from before there was a dual
-                    buffer = state["momentum_buffer"] = buffer.to(like.dtype)
-            # Where the kernels read them, or a graph that is replayed; anywhere else the host reads them.
+            state = states[p]
+            n, v, buffer = state.get("step"), state.get("dual"), state.get("momentum_buffer") if momentum else None
+            if n is None or (pruned and v is None) or (momentum and buffer is None):
+                n, v, buffer = self._init_state(p, state, pruned, momentum)
+            # n and g live on the device for its kernels and for graphs that are replayed; else the host reads them.
             on_device = capturable or (on_cuda and p.is_cuda)
-            n, g = state["step"], state.get("threshold")
-            if on_device or not n.is_cpu or not (g is None or g.is_cpu):
+            if on_device or not n.is_cpu:
                 place(state, ("step", "threshold"), p.device if on_device else torch.device("cpu"))
-                n, g = state["step"], state.get("threshold")
-            if hasattr(p, "to_local"):
-                if grad.placements != p.placements:  # sums still to be made, as tensor parallelism may leave them
+                n = state["step"]
+            w = p
+            if type(p) is not Parameter and hasattr(p, "to_local"):
+                if grad.placements != p.placements:  # partial sums, as tensor parallelism may leave them
                     grad = grad.redistribute(placements=p.placements)
-                w, grad, dual, buffer = (t if t is None else local_tensor(t) for t in (p, grad, dual, buffer))
+                w, grad = local_tensor(p), local_tensor(grad)
+                v, buffer = (t if t is None else local_tensor(t) for t in (v, buffer))
             params.append(w)
             grads.append(grad)
-            duals.append(dual)
+            duals.append(v)
             momentum_buffers.append(buffer)
-            thresholds.append(g)
+            thresholds.append(state.get("threshold"))
             steps.append(n)
 
-
-def _wants_kernels(group: dict[str, Any]) -> bool:
-    return group["fused"] or (group["fused"] is None and not group["foreach"])
+    @staticmethod
+    def _init_state(p: Tensor, state: dict[str, Any], pruned: bool, momentum: bool) -> tuple[Any, ...]:
+        """Make what the first update needs, and what a momentum or pruning needs that was switched on later."""
+        if "step" not in state:
+            state["step"] = torch.tensor(0.0, dtype=torch.float32)
+        if pruned and "dual" not in state:
+            state["dual"] = first_dual(p)
+            state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
+            if state.get("momentum_buffer") is not None:
+                state["momentum_buffer"] = state["momentum_buffer"].to(state["dual"].dtype)
+        if momentum and state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = torch.zeros_like(state.get("dual", p), requires_grad=False)
+        return state["step"], state.get("dual"), state["momentum_buffer"] if momentum else None

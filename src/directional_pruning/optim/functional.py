@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kernels import batch as native
+from . import kernels
+from .kernels import SGDOptions
+from .state import resolve_rate
 from .threshold import count, raise_threshold, raise_thresholds, soft_threshold
 
-__all__ = ["grda"]
-
-# A parameter with its state: w, its gradient, v, the momentum buffer, g, n. A tuple, for a tensor cannot be compared.
-_Row = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor]
+__all__ = ["grda", "update_lists"]
 
 
 def grda(
@@ -55,70 +54,53 @@ def grda(
         >>> w.tolist() == [torch.tensor(0.3).sub(0.1).item(), 0.0], n.item(), round(g.item(), 3)
         (True, 1.0, 0.1)
     """
-    sgd = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "maximize": maximize}
-    rows: list[_Row] = list(zip(params, grads, duals, momentum_buffers, thresholds, steps, strict=True))
-    compiling = torch.compiler.is_compiling()
-    # Whether the threshold is a tensor to the host, or a number.
-    symbolic = compiling or capturable or any(not n.is_cpu for n in steps)
-    if compiling and not isinstance(lr, Tensor):
-        # A number would be a constant of the compiled code, made anew for every rate of a schedule.
-        lr = torch.ones((), dtype=torch.float64) * lr
-    elif isinstance(lr, Tensor) and not compiling and (lr.is_cpu or not symbolic):
-        lr = float(lr)
-    # At this rate nothing moves but the momentum, as in SGD. On the device the update itself sees to that.
-    resting = not isinstance(lr, Tensor) and lr == 0
+    lists = (params, grads, duals, momentum_buffers, thresholds, steps)
+    if any(t is not None and t.is_neg() for column in (params, duals, momentum_buffers) for t in column):
+        fused = False  # the kernels would read the memory, which holds the negated numbers
+    sgd = SGDOptions(momentum, weight_decay, nesterov, maximize)
     with torch.no_grad():
-        if (fused or (fused is None and not foreach)) and not compiling and not resting:
-            rows = _fused(rows, lr, c, mu, sgd)
-        if foreach is None:
-            foreach = all(row[0].is_cuda for row in rows)
-        how = {"lr": lr, "c": c, "mu": mu, "symbolic": symbolic, "resting": resting, **sgd}
-        if not foreach:
-            for row in rows:
-                _single_tensor(*row, **how)
-            return
-        alike: dict[Any, list[_Row]] = {}
-        for row in rows:
-            w, grad, v, *_ = row
-            alike.setdefault((w.device, w.dtype, grad.dtype, v is None), []).append(row)
-        for group in alike.values():
-            _multi_tensor(*map(list, zip(*group, strict=True)), **how)
+        update_lists(lists, lr=lr, c=c, mu=mu, sgd=sgd, foreach=foreach, fused=fused, capturable=capturable)
 
 
-def _fused(rows: list[_Row], lr: float | Tensor, c: float, mu: float, sgd: dict[str, Any]) -> list[_Row]:
-    """Update with the kernels what they can, and return the rest."""
-    batch = native.Batch(lr, c, mu, **sgd)
-    rest = []
-    for row in rows:
-        w, grad, v, buffer, g, n = row
-        if v is None or g is None or not batch.add(w, v, grad, g, n, buffer):
-            rest.append(row)
-    batch.flush()
-    return rest
-
-
-def _gradient(
-    w: Tensor,
-    d: Tensor,
-    v: Tensor | None,
-    buffer: Tensor | None,
+def update_lists(
+    lists: tuple[Sequence[Any], ...],
     *,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    maximize: bool,
-) -> Tensor:
-    """What SGD subtracts from the weights, lr times."""
-    if maximize:
-        d = -d
-    if v is not None and (weight_decay != 0 or momentum != 0):
-        d = d.to(v.dtype)
-    if weight_decay != 0:
-        d = d.add(w, alpha=weight_decay)
-    if buffer is not None:
-        buffer.mul_(momentum).add_(d)
-        d = d.add(buffer, alpha=momentum) if nesterov else buffer
-    return d
+    lr: float | Tensor,
+    c: float,
+    mu: float,
+    sgd: SGDOptions,
+    foreach: bool | None,
+    fused: bool | None,
+    capturable: bool,
+) -> None:
+    """:func:`grda` for six lists, of which only the gradients may hold negated views; autograd must be off."""
+    compiling = torch.compiler.is_compiling()
+    if kernels.are_wanted(fused, foreach) and not compiling:
+        lr = resolve_rate(lr, on_device=True)
+        if isinstance(lr, Tensor) or lr != 0:
+            rest = kernels.update(*lists, lr=lr, c=c, mu=mu, sgd=sgd)
+            if not rest:
+                return
+            lists = tuple([column[i] for i in rest] for column in lists)
+    rows = list(zip(*lists, strict=True))
+    # On the device n and g are tensors that the host does not read; elsewhere they are numbers.
+    on_device = compiling or capturable or any(not row[5].is_cpu for row in rows)
+    lr = resolve_rate(lr, on_device=on_device)
+    # At this rate only the momentum moves, as in SGD. A rate on the device is 0 inside of the update.
+    zero_lr = not isinstance(lr, Tensor) and lr == 0
+    how = {"lr": lr, "c": c, "mu": mu, "on_device": on_device, "zero_lr": zero_lr, "sgd": sgd}
+    if foreach is None:
+        foreach = all(row[0].is_cuda for row in rows)
+    if not foreach:
+        for row in rows:
+            _single_tensor(*row, **how)
+        return
+    alike: dict[Any, list[Any]] = {}
+    for row in rows:
+        w, grad, v, *_ = row
+        alike.setdefault((w.device, w.dtype, grad.dtype, v is None), []).append(row)
+    for group in alike.values():
+        _multi_tensor(*map(list, zip(*group, strict=True)), **how)
 
 
 def _single_tensor(
@@ -132,13 +114,13 @@ def _single_tensor(
     lr: float | Tensor,
     c: float,
     mu: float,
-    symbolic: bool,
-    resting: bool,
-    **sgd: Any,
+    on_device: bool,
+    zero_lr: bool,
+    sgd: SGDOptions,
 ) -> None:
     """Update one parameter with torch's plain operations."""
-    d = _gradient(w, grad, v, buffer, **sgd)
-    if resting:
+    d = _sgd_direction(w, grad, v, buffer, sgd)
+    if zero_lr:
         return
     # v_n = v_{n-1} - lr grad f(w_{n-1})
     moved = w if v is None else v
@@ -149,11 +131,25 @@ def _single_tensor(
     # w_n = S_{g_n}(v_n)
     if v is None or g is None:
         count([n], lr)
-    elif symbolic:
+    elif on_device:
         raise_thresholds([g], [n], lr, c, mu)
         soft_threshold(v, g, out=w)
     else:
         soft_threshold(v, raise_threshold(g, n, float(lr), c, mu), out=w)
+
+
+def _sgd_direction(w: Tensor, d: Tensor, v: Tensor | None, buffer: Tensor | None, sgd: SGDOptions) -> Tensor:
+    """What SGD subtracts from the weights, lr times."""
+    if sgd.maximize:
+        d = -d
+    if v is not None and (sgd.weight_decay != 0 or sgd.momentum != 0):
+        d = d.to(v.dtype)
+    if sgd.weight_decay != 0:
+        d = d.add(w, alpha=sgd.weight_decay)
+    if buffer is not None:
+        buffer.mul_(sgd.momentum).add_(d)
+        d = d.add(buffer, alpha=sgd.momentum) if sgd.nesterov else buffer
+    return d
 
 
 def _multi_tensor(
@@ -167,26 +163,23 @@ def _multi_tensor(
     lr: float | Tensor,
     c: float,
     mu: float,
-    symbolic: bool,
-    resting: bool,
-    momentum: float,
-    nesterov: bool,
-    weight_decay: float,
-    maximize: bool,
+    on_device: bool,
+    zero_lr: bool,
+    sgd: SGDOptions,
 ) -> None:
     """The same for many parameters on one device, of one dtype and all with a dual or all without."""
     pruned = vs[0] is not None
-    if maximize:
+    if sgd.maximize:
         ds = list(torch._foreach_neg(ds))
-    if pruned and (weight_decay != 0 or momentum != 0):
+    if pruned and (sgd.weight_decay != 0 or sgd.momentum != 0):
         ds = [d.to(v.dtype) for d, v in zip(ds, vs)]
-    if weight_decay != 0:
-        ds = list(torch._foreach_add(ds, ws, alpha=weight_decay))
-    if momentum != 0:
-        torch._foreach_mul_(buffers, momentum)
+    if sgd.weight_decay != 0:
+        ds = list(torch._foreach_add(ds, ws, alpha=sgd.weight_decay))
+    if sgd.momentum != 0:
+        torch._foreach_mul_(buffers, sgd.momentum)
         torch._foreach_add_(buffers, ds)
-        ds = list(torch._foreach_add(ds, buffers, alpha=momentum)) if nesterov else buffers
-    if resting:
+        ds = list(torch._foreach_add(ds, buffers, alpha=sgd.momentum)) if sgd.nesterov else buffers
+    if zero_lr:
         return
     moved = vs if pruned else ws
     if isinstance(lr, Tensor):
@@ -196,14 +189,14 @@ def _multi_tensor(
     if not pruned:
         count(ns, lr)
         return
-    if symbolic:
+    if on_device:
         raise_thresholds(gs, ns, lr, c, mu)
         inside = torch._foreach_maximum(vs, torch._foreach_neg(gs))
         torch._foreach_minimum_(inside, gs)
     else:
-        risen = [raise_threshold(g, n, float(lr), c, mu) for g, n in zip(gs, ns)]
-        inside = torch._foreach_maximum(vs, [-g for g in risen])
-        torch._foreach_minimum_(inside, risen)
+        raised = [raise_threshold(g, n, float(lr), c, mu) for g, n in zip(gs, ns)]
+        inside = torch._foreach_maximum(vs, [-g for g in raised])
+        torch._foreach_minimum_(inside, raised)
     torch._foreach_copy_(ws, torch._foreach_sub(vs, inside))
     if ws[0].dtype != vs[0].dtype:
         # A negative survivor too small for half precision rounds to -0.0; adding 0.0 makes it +0.0.

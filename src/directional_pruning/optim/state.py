@@ -1,4 +1,4 @@
-"""An optimizer's state: making the dual, loading without rounding, and the part of it on this process."""
+"""An optimizer's groups and state: the learning rate, the first dual, checked groups, loading without rounding."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,17 @@ from torch.optim import Optimizer
 
 from .checks import label
 
-__all__ = ["first_dual", "load_uncast", "place"]
+__all__ = ["add_checked_group", "first_dual", "load_uncast", "place", "resolve_rate"]
+
+
+def resolve_rate(lr: float | Tensor, *, on_device: bool) -> float | Tensor:
+    """The learning rate as the update takes it: a number, or a tensor where the host does not read it."""
+    if torch.compiler.is_compiling():
+        # A number would be a constant of the compiled code, which each rate of a schedule would compile again.
+        return lr if isinstance(lr, Tensor) else torch.ones((), dtype=torch.float64) * lr
+    if isinstance(lr, Tensor) and (lr.is_cpu or not on_device):
+        return float(lr)
+    return lr
 
 
 def first_dual(w: Tensor) -> Tensor:
@@ -23,6 +33,25 @@ def place(state: dict[str, Any], keys: tuple[str, ...], device: torch.device) ->
     for key in keys:
         if key in state and state[key].device != device:
             state[key] = state[key].to(device)
+
+
+def add_checked_group(
+    optimizer: Optimizer,
+    add: Callable[[dict[str, Any]], None],
+    group: dict[str, Any],
+    refusal: Callable[[Tensor, dict[str, Any]], str | None],
+) -> None:
+    """Call ``add(group)``, and take the group out again where a parameter is refused.
+
+    Raises:
+        ValueError: with the text that ``refusal(parameter, group)`` returns, and the parameter's name.
+    """
+    add(group)
+    added = optimizer.param_groups[-1]
+    for i, p in enumerate(added["params"]):
+        if problem := refusal(p, added):
+            optimizer.param_groups.pop()
+            raise ValueError(f"{problem}, but {label(added, i)} is {p.dtype} on {p.device}")
 
 
 def load_uncast(
@@ -48,18 +77,20 @@ def load_uncast(
 
     # Runs after the user's hooks and sees the state as they left it.
     def keep(_: Optimizer, final: dict[str, Any]) -> None:
-        for group, own in zip(final["param_groups"], optimizer.param_groups):
+        for group, current in zip(final["param_groups"], optimizer.param_groups):
             check(group)
-            for i, (saved_id, p) in enumerate(zip(group["params"], own["params"])):
+            for i, (saved_id, p) in enumerate(zip(group["params"], current["params"])):
                 saved[p] = final["state"].get(saved_id, {})
                 for key in buffers:
                     value = saved[p].get(key)
                     if value is None:
                         continue
                     if value.shape != p.shape:
-                        raise ValueError(f"{label(own, i)} does not fit its saved {key} of shape {tuple(value.shape)}")
+                        raise ValueError(
+                            f"{label(current, i)} does not fit its saved {key} of shape {tuple(value.shape)}"
+                        )
                     if getattr(value, "placements", None) != getattr(p, "placements", None):
-                        raise ValueError(f"{label(own, i)} is sharded otherwise than its saved {key}")
+                        raise ValueError(f"{label(current, i)} is sharded otherwise than its saved {key}")
 
     # Runs before the user's hooks.
     def restore(_: Optimizer) -> None:

@@ -1,9 +1,8 @@
-/* Updates of many tensors in one pass over memory: v += what SGD or another optimizer says, w = S_g(v). */
+/* Update many tensors in one pass over memory: v += the step of SGD or of another optimizer, w = S_g(v). */
 
 #include "table.h"
 
 #include <math.h>
-#include <string.h>
 
 #if defined(__SSE2__) || defined(_M_X64)
 #include <immintrin.h>
@@ -12,7 +11,7 @@
 #define HAS_STREAM 0
 #endif
 
-/* Nobody looks at floating-point exceptions, so both sides of a choice may be computed: else GCC keeps a branch. */
+/* Floating-point exceptions are never read, so both sides of a choice may be computed; else GCC keeps a branch. */
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("no-trapping-math")
 #endif
@@ -182,14 +181,17 @@ static void update_range(const Row *row, const Row *last, Py_ssize_t begin, Py_s
     }
 }
 
-/* n += 1 and g += scale * (n^mu - (n-1)^mu) for each tensor. */
+/* n += 1 and g += scale * (n^mu - (n-1)^mu) for each tensor. Most have the same n, so most powers are computed once. */
 static void raise_thresholds(Row *row, const Row *last, double scale, double mu) {
-    for (; row < last; row++) {
+    double growth = 0;
+    for (float previous = -1; row < last; row++) {
         float *n = AT(float, row->n, 0);
         double *g = AT(double, row->g, 0);
         *n += 1;
+        if (*n != previous) growth = scale * (pow(*n, mu) - pow((double)*n - 1, mu));
+        previous = *n;
         row->before = *g;
-        *g += scale * (pow(*n, mu) - pow((double)*n - 1, mu));
+        *g += growth;
     }
 }
 

@@ -20,24 +20,24 @@ __all__ = ["available", "update"]
 # So that a thread needs some 80 registers, and several blocks share a multiprocessor, one loading while another stores.
 _ELEMENTS_PER_BLOCK = 2048
 _TENSORS_PER_BLOCK = 128
-# What table.h calls a row, and table.c the types of its weights and gradients.
+# The columns of a row in table.h, its column of the number of elements, and the types as table.c numbers them.
 _COLUMNS, _SIZE = 10, 6
 _TYPES = (None, torch.float32, torch.bfloat16, torch.float16)
 
 
 @lru_cache(maxsize=1)
 def _kernels() -> Any:
-    """The module of the kernels; not before it is needed, because importing Triton takes long."""
+    """The module of the kernels, imported at its first use, because importing Triton takes long."""
     try:
         return import_module(".cuda_kernels", __package__)
-    except ImportError:  # no Triton on this machine: torch's operations do the same, slower
+    except ImportError:  # no Triton on this machine: torch's operations are used
         return None
 
 
 def available() -> bool:
     """Whether there can be tensors on CUDA, and Triton is installed.
 
-    A process that has none must stay one that may be forked, so CUDA is not asked before it is used.
+    CUDA is not initialized by asking: a process that does not use it may still be forked.
     """
     return torch.cuda.is_initialized() and _kernels() is not None
 
@@ -48,23 +48,24 @@ def update(
     lr: float | Tensor,
     c: float,
     mu: float,
-    momentum: float,
-    weight_decay: float,
-    nesterov: bool,
-    maximize: bool,
+    sgd: tuple[float, float, bool, bool],
     power: int,
 ) -> None:
-    """Make the updates of a table; see :class:`~directional_pruning.optim.kernels.batch.Batch`.
+    """Update the rows of a table; see :func:`~directional_pruning.optim.kernels.update`.
 
     Args:
         kind: the device's index plus 1, and the places in ``_TYPES`` of the weights' and the gradients' type, four bits
-            each; 0 for the device is the CPU, which Triton can only interpret.
+            each; 0 for the device is the CPU, where Triton can only interpret.
+        table: rows as in ``table.h``.
         lr: a number, or a tensor on any device.
+        sgd: momentum, weight decay, Nesterov, maximize.
+        power: of the shrinking; 1, 2 or 4.
     """
+    momentum, weight_decay, nesterov, maximize = sgd
     index, weight, gradient = kind >> 8, _TYPES[kind >> 4 & 15], _TYPES[kind & 15]
     device = torch.device("cuda", index - 1) if index else torch.device("cpu")
     kernels, rows = _kernels(), len(table) // (8 * _COLUMNS)
-    # What the first kernel finds, for the second: the old and the new threshold of each tensor.
+    # The old and the new threshold of each tensor, from the first kernel for the second.
     thresholds = torch.empty(2, rows, dtype=torch.float32, device=device)
     if isinstance(lr, Tensor):
         rate, factor = lr.to(device), c
@@ -107,12 +108,12 @@ def update(
 
 
 def _in_two(x: float) -> tuple[float, float]:
-    """A double as the sum of two floats, of 48 bits, for numbers travel to a kernel as float32."""
+    """A double as the sum of two floats, 48 bits in all: a kernel gets its numbers as float32."""
     (high,) = unpack("f", pack("f", x))
     return high, x - high
 
 
-# A CUDA graph copies its table anew at every replay, and reads where its blocks are, so all of them have to outlive it.
+# A CUDA graph copies its table again at every replay and reads its blocks, so they must live as long as the graph.
 _captured: list[Any] = []
 
 
@@ -133,7 +134,9 @@ def _upload(device: torch.device, table: bytes, stream: int) -> tuple[Tensor, Te
     blocks = _blocks(device, _sizes(host))
     if device.type == "cuda":
         host = host.pin_memory()
-        for t in blocks:  # made on the stream of their first use; their memory must wait for this one too
+        for (
+            t
+        ) in blocks:  # made on the stream of their first use: their memory must not be freed before this one is done
             t.record_stream(torch.cuda.current_stream(device))
     return host.to(device, non_blocking=True), *blocks
 

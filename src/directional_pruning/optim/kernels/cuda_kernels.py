@@ -1,4 +1,4 @@
-"""The two kernels of ``triton.py``, in Triton's language: what runs on the device."""
+"""The two kernels that ``cuda.py`` launches, in Triton's language."""
 
 import torch
 import triton

@@ -1,14 +1,13 @@
-/* The extension: table.c finds what can be updated, cpu.c updates it on the CPU. */
+/* The extension module: table.c finds the tensors that a kernel can update, cpu.c updates those on the CPU. */
 
 #include "table.h"
 
 static PyMethodDef methods[] = {
     {"connect", native_connect, METH_VARARGS, "connect(capsule, Tensor, Parameter)"},
-    {"add", native_add, METH_VARARGS, "add(tables, changed, kept, where, w, v, d, g, n, b) -> bool"},
-    {"gather", native_gather, METH_VARARGS,
-     "gather(tables, changed, kept, where, params, state, clock, follow, momentum) -> list[int]"},
+    {"table", native_table, METH_VARARGS,
+     "table(devices, params, grads, duals, buffers, thresholds, steps) -> ({kind: rows}, rest)"},
     {"update", native_update, METH_VARARGS,
-     "update(table, scale, mu, lr, momentum, decay, nesterov, maximize, power, threads, least, streaming)"},
+     "update(rows, scale, mu, lr, momentum, decay, nesterov, maximize, power, threads, least, streaming)"},
     {NULL, NULL, 0, NULL},
 };
 

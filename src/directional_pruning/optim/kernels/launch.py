@@ -1,0 +1,124 @@
+"""Update lists of parameters: the compiled extension finds those that a kernel can take, and the kernels are launched.
+
+torch needs three operations for an update, each of which reads and writes memory. The CPU kernel moves 16 bytes a
+float32 parameter, 12 a bfloat16 one: it reads d and v, and writes v and w. Momentum adds 8, weight decay a read of w.
+"""
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import cuda
+
+__all__ = ["SGDOptions", "are_wanted", "available", "can_update", "update", "update_on_cpu"]
+
+
+class SGDOptions(NamedTuple):
+    """What SGD does with the gradient before it subtracts it, in the order in which the kernels take it."""
+
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    maximize: bool = False
+
+
+def _load() -> Any:
+    try:
+        extension = import_module("._native", __package__)
+        extension.connect(torch.Tensor.__dlpack_c_exchange_api__, Tensor, nn.Parameter)  # pyrefly: ignore
+        _ = extension.table
+    # Not compiled at installation, compiled from older sources, or a torch without DLPack 1.x.
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return extension
+
+
+_native = _load()
+
+# With fewer elements than this a second thread costs more than it saves; with more the caches do not hold them anyway.
+_ELEMENTS_PER_THREAD = 2**17
+_STREAMING_ELEMENTS = 2**21
+# A forked process has none of the threads that OpenMP believes it has, and would wait for them for ever.
+_process = os.getpid()
+
+
+def are_wanted(fused: bool | None, foreach: bool | None) -> bool:
+    """Whether these options ask for kernels: ``fused=True``, or neither option."""
+    return bool(fused or (fused is None and not foreach))
+
+
+def available(*, cuda_too: bool = False) -> bool:
+    """Whether the extension was compiled and, if asked, the kernels for CUDA can be used."""
+    return _native is not None and (not cuda_too or cuda.available())
+
+
+def can_update(w: Tensor) -> bool:
+    """Whether a kernel can update these weights, with a float32 dual and a gradient that are laid out like them."""
+    if w.device.type not in ("cpu", "cuda") or _native is None:
+        return False
+    v = torch.empty_like(w, dtype=torch.float32)
+    g, n = (torch.zeros((), dtype=dtype, device=w.device) for dtype in (torch.float64, torch.float32))
+    return not _native.table(_devices(0.0), [w], [w], [v], None, [g], [n])[1]
+
+
+def update(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor] | None,
+    duals: Sequence[Tensor | None],
+    momentum_buffers: Sequence[Tensor | None] | None,
+    thresholds: Sequence[Tensor | None],
+    steps: Sequence[Tensor],
+    *,
+    lr: float | Tensor,
+    c: float,
+    mu: float,
+    sgd: SGDOptions = SGDOptions(),  # noqa: B008 (immutable)
+    power: int = 1,
+) -> list[int]:
+    """Update with the kernels all that they can, and return the indices of the others, which are left untouched.
+
+    w, d, v and the momentum buffer must be plain tensors of one shape and one dense layout on one device, the CPU or
+    CUDA: w float32 or bfloat16, on CUDA also float16; d the same or float32; v and the buffer float32; g a float64 and
+    n a float32 scalar on that device. On CUDA they begin at multiples of 16 bytes. d is left to others where it is a
+    negated view; the caller must see to it that the other tensors are none.
+
+    Args:
+        params, duals, momentum_buffers, thresholds, steps: w, v, buffers, g and n; see
+            :func:`~directional_pruning.grda`.
+        grads: d, or None where another optimizer has moved the weights already: then v += w - w_before.
+        lr: a number, or a tensor for CUDA alone.
+        power: of the shrinking; 1, 2 or 4.
+    """
+    if _native is None:
+        return list(range(len(params)))
+    tables, rest = _native.table(_devices(lr), params, grads, duals, momentum_buffers, thresholds, steps)
+    for kind, table in tables.items():
+        launch = cuda.update if kind >> 8 else update_on_cpu
+        launch(kind, table, lr, c, mu, sgd, power)
+    if tables:
+        # So that autograd notices a change between forward and backward, as it does for torch's operations.
+        written: list[Any] = [params, duals, *([momentum_buffers] if momentum_buffers and sgd.momentum else [])]
+        if rest:
+            others = set(rest)
+            written = [[t for i, t in enumerate(ts) if i not in others] for ts in written]
+        torch.autograd.graph.increment_version(list(chain(*written)))
+    return rest
+
+
+def update_on_cpu(
+    kind: int, table: bytearray, lr: float | Tensor, c: float, mu: float, sgd: SGDOptions, power: int
+) -> None:
+    """Update the rows of a table, all of one ``kind``, on as many threads as torch uses."""
+    threads = torch.get_num_threads() if os.getpid() == _process else 1
+    limits = threads, _ELEMENTS_PER_THREAD, _STREAMING_ELEMENTS
+    _native.update(table, c * lr ** (0.5 + mu), mu, lr, *sgd, power, *limits)
+
+
+def _devices(lr: float | Tensor) -> int:
+    """The devices with a kernel, as bits: 1 the CPU, where the rate must be a number, 2 CUDA."""
+    return (not isinstance(lr, Tensor)) | cuda.available() << 1
