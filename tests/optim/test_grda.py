@@ -11,9 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-
 from reference import grda_recursion
+from torch import nn
 
 from directional_pruning import GRDA
 
