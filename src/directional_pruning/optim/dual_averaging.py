@@ -22,6 +22,8 @@ from .state import add_checked_group, first_dual, load_uncast, place
 
 __all__ = ["GRDA"]
 
+_LAW_AND_MODE = ("lr", "c", "mu", "foreach", "fused", "capturable")
+
 
 class GRDA(Optimizer):
     r"""Generalised regularised dual averaging: a drop-in for ``torch.optim.SGD`` that prunes while it trains.
@@ -173,16 +175,8 @@ class GRDA(Optimizer):
             collected.append(lists)
         for group, lists in zip(self.param_groups, collected, strict=True):
             if lists[0]:
-                update_lists(
-                    lists,
-                    lr=group["lr"],
-                    c=group["c"],
-                    mu=group["mu"],
-                    sgd=SGDOptions(*(group[option] for option in SGDOptions._fields)),
-                    foreach=group["foreach"],
-                    fused=group["fused"],
-                    capturable=group["capturable"],
-                )
+                sgd = SGDOptions(*(group[option] for option in SGDOptions._fields))
+                update_lists(lists, sgd=sgd, **{option: group[option] for option in _LAW_AND_MODE})
 
     # The compiler would take the shards of a DTensor for copies, and update those.
     _update_outside_graph = torch.compiler.disable(_update)
