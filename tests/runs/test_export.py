@@ -251,6 +251,13 @@ def test_a_file_that_holds_no_weights_is_one_line(tmp_path, capsys, monkeypatch,
     assert f"{path}: No such file" in dirprune(capsys, monkeypatch, "size", path)[2]
 
 
+def test_entries_of_a_state_dict_that_are_no_tensors_are_left_out(tmp_path):
+    state = {"weight": torch.ones(2), "_extra_state": {"scale": 3}}
+    for content in (state, {"state_dict": state, "epoch": 3}, {"model": {"state_dict": state}}):
+        torch.save(content, tmp_path / "net.pt")
+        assert read_weights(tmp_path / "net.pt").keys() == {"weight"}
+
+
 def test_a_pickle_is_not_executed(tmp_path):
     torch.save({"w": torch.zeros(2), "f": print}, tmp_path / "net.pt")
     with pytest.raises(CorruptFileError, match="is not a readable file of weights"):

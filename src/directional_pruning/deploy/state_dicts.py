@@ -24,7 +24,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read all tensors of a ``.safetensors`` file (sparse or plain), a ``.onnx`` file, or a file of ``torch.save``.
 
     A file of ``torch.save`` is read with ``weights_only=True``, so nothing in it is executed. In a training checkpoint
-    the state dict may be under "model", "state_dict" or "model_state_dict". Of an ONNX model the initializers are read.
+    the state dict may be under "model", "state_dict" or "model_state_dict"; its entries that are no tensors are left
+    out. Of an ONNX model the initializers are read.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -59,11 +60,15 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     content = read_torch_file(path, what="file of weights (.safetensors, .onnx or torch's)")
-    inner = [content[key] for key in _KEYS if isinstance(content, Mapping) and key in content]
-    for state in [content, *inner]:
-        if isinstance(state, Mapping) and state and all(isinstance(t, Tensor) for t in state.values()):
-            return dict(state)
-    raise CorruptFileError(f"{path}: holds no state dict")
+    for key in _KEYS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    entries = content.items() if isinstance(content, Mapping) else ()
+    # A module's extra state may be no tensor.
+    state = {name: value for name, value in entries if isinstance(value, Tensor)}
+    if not state:
+        raise CorruptFileError(f"{path}: holds no state dict")
+    return state
 
 
 def _read_onnx(path: Path) -> dict[str, Tensor]:

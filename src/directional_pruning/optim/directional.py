@@ -84,8 +84,7 @@ class Directional(Optimizer):
         super().__init__(base_optimizer.param_groups, defaults)
         self.base.state = state
 
-    # State and groups are the base's own, so that whatever changes one of the two, a scheduler or a loaded state dict,
-    # changes both.
+    # State and groups are those of the base: a scheduler or a loaded state dict that changes one changes both.
     @property
     def state(self) -> Any:
         """The base's state of each parameter, and in it the dual, the threshold and the number of updates."""

@@ -1,6 +1,6 @@
 """gRDA: stochastic gradient descent that ends sparse.
 
-Notation of the paper, kept in the code: w the weights (where the gradient is taken), v their dual variable
+Notation of the paper: w the weights (where the gradient is taken), v their dual variable
 (what the gradient moves), n the number of updates, g the threshold, S_g soft-thresholding.
 """
 
