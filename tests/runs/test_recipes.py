@@ -1,6 +1,6 @@
 """The recipes match section 4 of the paper; their variants, descriptions and checks."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -178,3 +178,10 @@ def test_the_precision_of_a_device():
     assert recipe.autocast(torch.device("cuda")) is torch.bfloat16
     assert replace(recipe, precision="bfloat16").autocast(torch.device("cpu")) is torch.bfloat16
     assert replace(recipe, precision="float32").autocast(torch.device("cuda")) is None
+
+
+def test_every_plain_setting_of_a_recipe_is_written_to_the_run():
+    recipe = RECIPES["digits"]()
+    fixed = {"name", "summary", "power", "channels_last", "threads"}  # of a recipe's author alone
+    plain = {field.name for field in fields(recipe) if type(getattr(recipe, field.name)) in (str, int, float, bool)}
+    assert plain - fixed == recipe.hyperparameters().keys()

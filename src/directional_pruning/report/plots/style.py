@@ -17,6 +17,7 @@ T = TypeVar("T")
 # Blue and orange stay apart under every common colour blindness, and in grey.
 INK, MUTED, GRID, GROUND = "#1f2429", "#5f6973", "#e4e7eb", "#ffffff"
 COLOURS = {"sgd": "#1769aa", "grda": "#c75000"}
+GREEN = "#3f9b64"  # readable on white and on black
 AT_NIGHT = {
     INK: "#e6e9ec",
     MUTED: "#9aa4ae",

@@ -13,9 +13,7 @@ from ..arrays import Arrays, read_arrays
 from ..formatting import decimal
 from ..html import pictures
 from .axes import label_lines, log_ticks, panel
-from .style import COLOURS, MUTED, new_figure, styled
-
-_GREEN = "#3f9b64"  # readable on white and on black
+from .style import COLOURS, GREEN, MUTED, new_figure, styled
 
 
 def write_theory(folder: str | os.PathLike[str]) -> list[Path]:
@@ -42,7 +40,7 @@ def write_theory(folder: str | os.PathLike[str]) -> list[Path]:
 def law_figure(arrays: Arrays) -> Figure:
     """Above without noise, below with it: the largest difference to the closed form, a line for each rate."""
     figure = new_figure(height=330)
-    shades = (COLOURS["grda"], COLOURS["sgd"], _GREEN)
+    shades = (COLOURS["grda"], COLOURS["sgd"], GREEN)
     for place, (key, label) in enumerate((("error", "full gradient"), ("noisy_error", "batches of 8 of 64 samples"))):
         axes = panel(figure, f"|difference| / threshold, {label}", place=place, of=2)
         lines = [(f"rate {decimal(r)}", c, e) for r, c, e in zip(arrays["rates"], shades, arrays[key])]
@@ -65,7 +63,7 @@ def path_figure(arrays: Arrays) -> Figure:
     """Training loss at the same numbers of zeros, on a log scale."""
     figure = new_figure()
     axes = panel(figure, "training loss, log scale")
-    names = (("gRDA", COLOURS["grda"]), ("one-shot", COLOURS["sgd"]), ("magnitude", _GREEN), ("dense", MUTED))
+    names = (("gRDA", COLOURS["grda"]), ("one-shot", COLOURS["sgd"]), ("magnitude", GREEN), ("dense", MUTED))
     lines = [(*name, x) for name, x in zip(names, arrays["loss"])]
     _draw_lines(axes, 100 * arrays["sparsity"], lines, "zeros, %", log=False)
     axes.set_xlim(0, 100)
