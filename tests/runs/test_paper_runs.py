@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from directional_pruning import cli
 from directional_pruning.runs import (
     RECIPES,
     check_network,
@@ -180,10 +181,16 @@ def test_cifar_has_nothing_to_decode(cifar):
         (("resnet50-imagenet", "--data", "DATA"), "--num-classes 10"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_no_folder(cifar, tmp_path, args, message):
+def test_a_mistake_is_one_line_and_leaves_no_folder(cifar, tmp_path, monkeypatch, capsys, args, message):
     args = [str(cifar) if arg == "DATA" else arg for arg in args]
-    done = subprocess.run([DIRPRUNE, "train", *args], cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert message in done.stderr
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dirprune", "train", *args])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    torch.set_flush_denormal(False)  # which the command sets for the whole process, and the threads
+    torch.set_num_threads(threads)
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, out, err.count("\n")) == (2, "", 1)
+    assert message in err
     assert list(tmp_path.iterdir()) == []
