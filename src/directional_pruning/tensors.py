@@ -1,10 +1,10 @@
 """What several rooms need of torch: local shards, module modes, checked files, the device."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import ZipFile, is_zipfile
 
 import torch
@@ -12,10 +12,7 @@ from torch import Tensor, nn
 
 from .files import CorruptFileError
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
-__all__ = ["local_tensor", "module_mode", "pick_device", "read_torch_file", "update_digest"]
+__all__ = ["local_tensor", "module_mode", "pick_device", "read_torch_file"]
 
 
 def local_tensor(t: Any) -> Tensor:
@@ -68,13 +65,6 @@ def read_torch_file(path: Path, *, what: str = "checkpoint") -> Any:
         # torch raises whatever its unpickler or archive reader met: RuntimeError, OSError, UnpicklingError, KeyError...
         except Exception as error:
             raise CorruptFileError(f"{path} is not a readable {what}") from error
-
-
-def update_digest(digest: "_Hash", tensors: Mapping[str, Tensor]) -> None:
-    """Add the names and bytes of tensors to a digest of ``hashlib``."""
-    for name, tensor in tensors.items():
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes())
 
 
 def pick_device(name: str = "auto") -> torch.device:

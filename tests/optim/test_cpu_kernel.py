@@ -236,8 +236,8 @@ def test_directional_is_the_same_to_the_bit_with_and_without_the_kernel(many_thr
         return [t for p in params for t in (p.detach(), *optimizer.state[p].values())], rows
 
     (ours, by_kernel), (theirs, by_torch) = end(launch._native), end(None)
-    # Both tensors go to the kernel at once; at a rate of zero there is no update.
-    assert (by_kernel, by_torch) == ([2, 2, 2, 2], [])
+    # Both tensors go to the kernel at once. The first update makes the dual; at a rate of zero there is no update.
+    assert (by_kernel, by_torch) == ([2, 2, 2], [])
     for a, b in zip(ours, theirs, strict=True):
         assert torch.equal(a, b)
         assert torch.equal(torch.signbit(a), torch.signbit(b))
@@ -403,6 +403,17 @@ def test_autograd_notices_the_kernels_change():
         optimizer.step()
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_buffer_that_is_missing_or_not_asked_for_is_no_error_and_autograd_notices_its_change(momentum):
+    ws = [torch.ones(4) for _ in range(2)]
+    vs, buffers = [torch.ones(4) for _ in ws], [torch.zeros(4), None]
+    gs, ns = [torch.tensor(0.0, dtype=torch.float64) for _ in ws], [torch.tensor(0.0) for _ in ws]
+    grda(ws, [torch.ones(4) for _ in ws], vs, buffers, gs, ns, lr=0.5, c=0.0, mu=0.5, momentum=momentum)
+    assert [w.tolist() for w in ws] == [[0.5] * 4] * 2
+    assert [n.item() for n in ns] == [1, 1]
+    assert all(t._version > 0 for t in (*ws, *vs, buffers[0]))
 
 
 class Interrupted(torch.overrides.TorchFunctionMode):

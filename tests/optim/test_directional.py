@@ -304,3 +304,24 @@ def test_mistakes_are_named():
     optimizer = Directional(SGD([p], lr=0.1))
     with pytest.raises(ValueError, match="no 'c'"):
         optimizer.load_state_dict(SGD([p], lr=0.1).state_dict())
+
+
+@pytest.mark.parametrize("bad", [float("inf"), -float("inf")])
+@pytest.mark.parametrize("power", [1, 2, 3])
+def test_a_weight_that_the_first_update_of_the_base_made_infinite_stays_infinite(bad, power):
+    w = nn.Parameter(torch.ones(4))
+    w.grad = torch.tensor([0.0, -bad, 0.0, 0.0])
+    optimizer = Directional(SGD([w], lr=0.1), c=0.01, power=power)
+    optimizer.step()
+    assert w[1].item() == optimizer.state[w]["dual"][1].item() == bad
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("nan"), torch.tensor(-1.0)])
+def test_a_rate_out_of_range_is_refused_before_the_base_moves(rate):
+    w = nn.Parameter(torch.ones(4))
+    w.grad = torch.ones(4)
+    optimizer = Directional(SGD([w], lr=0.1), c=0.01)
+    optimizer.param_groups[0]["lr"] = rate
+    with pytest.raises(ValueError, match="invalid lr"):
+        optimizer.step()
+    assert (w == 1).all()

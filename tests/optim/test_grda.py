@@ -588,3 +588,14 @@ def test_a_state_dict_from_before_an_option_existed_gets_its_default():
     assert optimizer.param_groups[0]["fused"] is None
     advance(optimizer, params, [3])
     assert all(optimizer.state[p]["step"].item() == 4 for p in params)
+
+
+def test_a_momentum_that_comes_back_after_pruning_began_has_a_float32_buffer():
+    p = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    optimizer = GRDA([p], lr=0.1, c=0.0, momentum=0.9)
+    for c, momentum, dtype in ((0.0, 0.9, torch.bfloat16), (0.1, 0.0, torch.bfloat16), (0.1, 0.9, torch.float32)):
+        optimizer.param_groups[0].update(c=c, momentum=momentum)
+        optimizer.load_state_dict(through_file(optimizer.state_dict()))
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        assert optimizer.state[p]["momentum_buffer"].dtype == dtype

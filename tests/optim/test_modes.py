@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from directional_pruning import GRDA, Directional
+from directional_pruning import GRDA, Directional, grda
 
 pytestmark = pytest.mark.slow
 
@@ -226,3 +226,15 @@ def test_a_step_that_overflowed_under_a_gradient_scaler_changes_nothing(make):
 def test_a_mode_that_does_not_exist_is_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         GRDA([nn.Parameter(torch.ones(2))], **options)
+
+
+def test_the_function_can_be_traced_whole():
+    torch._dynamo.reset()
+    runs = []
+    for step in (grda, torch.compile(grda, backend="aot_eager", fullgraph=True)):
+        w, v = torch.linspace(-1, 1, 20), torch.linspace(-1, 1, 20)
+        g, n = torch.tensor(0.0, dtype=torch.float64), torch.tensor(0.0)
+        for _ in range(2):
+            step([w], [torch.ones(20)], [v], [None], [g], [n], lr=0.1, c=1.0, mu=0.6)
+        runs.append((w, v, g, n))
+    torch.testing.assert_close(*runs)

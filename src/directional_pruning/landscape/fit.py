@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..files import CorruptFileError, replacing
 from ..progress import Progress, ignore_progress
-from ..tensors import module_mode, read_torch_file, update_digest
+from ..tensors import module_mode, read_torch_file
 from .curve import BezierCurve, Curve, straight_line
 from .network import Batches, Loss, State, adapted, check_batches, device_of, moved, output_of, seeded
 
@@ -127,7 +127,9 @@ def _identity(settings: tuple[object, ...], *states: State) -> str:
     """A digest of settings and networks."""
     digest = hashlib.sha256(repr(settings).encode())
     for state in states:
-        update_digest(digest, state)
+        for name, tensor in state.items():
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -8,15 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ..tensors import local_tensor
 from . import checks, kernels
-from .checks import check
+from .checks import check, check_rate
 from .state import add_checked_group, first_dual, load_uncast, place, resolve_rate
 from .threshold import cut, raise_threshold, raise_thresholds
 
 __all__ = ["Directional"]
+
+_Row = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Directional(Optimizer):
@@ -150,6 +153,9 @@ class Directional(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update by the base, then of the dual and the weights; ``closure`` is handed to the base."""
+        for group in self.param_groups:
+            if group["c"] > 0:
+                check_rate(group["lr"])  # before the base moves
         loss = self.base.step(closure)
         for group in self.param_groups:
             lr = resolve_rate(group["lr"], on_device=bool(group.get("capturable")))
@@ -159,44 +165,50 @@ class Directional(Optimizer):
 
     def _update(self, group: dict[str, Any], lr: float | Tensor) -> None:
         """Replace what the base made of the weights by the thresholded dual."""
-        ws, vs, gs, ns = self._init_group(group)
+        first, later = self._collect(group)
         c, mu, power = group["c"], group["mu"], group["power"]
-        rest = list(range(len(ws)))
-        if rest and power in (1, 2, 4):
+        if later and power in (1, 2, 4):
+            ws, vs, gs, ns = zip(*later, strict=True)
             rest = kernels.update(ws, None, vs, None, gs, ns, lr=lr, c=c, mu=mu, power=int(power))
-        for w, v, g, n in ((ws[i], vs[i], gs[i], ns[i]) for i in rest):
-            on_device = group.get("capturable") or not g.is_cpu
+            later = [later[i] for i in rest]
+        for w, v, g, _ in later:
             # v_n = v_{n-1} + (w' - w_{n-1})
             before = torch.empty_like(w)
-            cut(v, g if on_device else g.item(), power, out=before)
+            cut(v, g if group.get("capturable") or not g.is_cpu else g.item(), power, out=before)
             v.add_(torch.sub(w, before, out=before))
+        for w, v, g, n in (*first, *later):
             # w_n = S_{g_n}(v_n)
-            if on_device:
+            if group.get("capturable") or not g.is_cpu:
                 raise_thresholds([g], [n], lr, c, mu)
                 cut(v, g, power, out=w)
             else:
                 cut(v, raise_threshold(g, n, float(lr), c, mu), power, out=w)
 
-    def _init_group(self, group: dict[str, Any]) -> tuple[list[Any], ...]:
-        """Weights, duals, thresholds and update counters of the parameters to prune; state is made at the first.
+    def _collect(self, group: dict[str, Any]) -> tuple[list[_Row], list[_Row]]:
+        """Weights, dual, threshold and update counter of each parameter to prune: those of a first update, and others.
 
-        Of a DTensor they hold the local shard: all that this process has to update.
+        At the first update the dual is a copy of what the base made of the weights. Of a DTensor they are the local
+        shard: all that this process has to update.
         """
-        lists = ws, vs, gs, ns = [], [], [], []
-        on_cuda = kernels.available(cuda_too=True)
+        first: list[_Row] = []
+        later: list[_Row] = []
+        on_cuda, capturable = kernels.available(cuda_too=True), group.get("capturable")
         for w in group["params"]:
             if w.grad is None or not (group["c"] > 0 or "dual" in self.state.get(w, {})):
                 continue
             state = self.state[w]
+            rows = later
             if "dual" not in state:
+                rows = first
                 state["dual"] = first_dual(w)
                 state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
                 state["updates"] = torch.tensor(0.0, dtype=torch.float32)
             # g and n live on the device for its kernels and for graphs that are replayed; else the host reads them.
-            on_device = group.get("capturable") or (on_cuda and w.is_cuda)
-            place(state, ("threshold", "updates"), w.device if on_device else torch.device("cpu"))
-            ws.append(local_tensor(w))
-            vs.append(local_tensor(state["dual"]))
-            gs.append(state["threshold"])
-            ns.append(state["updates"])
-        return lists
+            on_device = capturable or (on_cuda and w.is_cuda)
+            if on_device or not state["updates"].is_cpu:
+                place(state, ("threshold", "updates"), w.device if on_device else torch.device("cpu"))
+            v = state["dual"]
+            if type(w) is not Parameter:
+                w, v = local_tensor(w), local_tensor(v)
+            rows.append((w, v, state["threshold"], state["updates"]))
+        return first, later

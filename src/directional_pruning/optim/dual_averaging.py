@@ -211,7 +211,8 @@ class GRDA(Optimizer):
                 raise RuntimeError(f"GRDA does not support sparse gradients, but {label(group, i)} has one")
             state = states[p]
             n, v, buffer = state.get("step"), state.get("dual"), state.get("momentum_buffer") if momentum else None
-            if n is None or (pruned and v is None) or (momentum and buffer is None):
+            like = p if v is None else v
+            if n is None or (pruned and v is None) or (momentum and (buffer is None or buffer.dtype != like.dtype)):
                 n, v, buffer = self._init_state(p, state, pruned, momentum)
             # n and g live on the device for its kernels and for graphs that are replayed; else the host reads them.
             on_device = capturable or (on_cuda and p.is_cuda)
@@ -239,8 +240,9 @@ class GRDA(Optimizer):
         if pruned and "dual" not in state:
             state["dual"] = first_dual(p)
             state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
-            if state.get("momentum_buffer") is not None:
-                state["momentum_buffer"] = state["momentum_buffer"].to(state["dual"].dtype)
-        if momentum and state.get("momentum_buffer") is None:
-            state["momentum_buffer"] = torch.zeros_like(state.get("dual", p), requires_grad=False)
+        if momentum:
+            like, buffer = state.get("dual", p), state.get("momentum_buffer")
+            # A buffer from before there was a dual has the dtype of the parameter.
+            buffer = torch.zeros_like(like, requires_grad=False) if buffer is None else buffer.to(like.dtype)
+            state["momentum_buffer"] = buffer
         return state["step"], state.get("dual"), state["momentum_buffer"] if momentum else None

@@ -55,7 +55,9 @@ def grda(
         (True, 1.0, 0.1)
     """
     lists = (params, grads, duals, momentum_buffers, thresholds, steps)
-    if any(t is not None and t.is_neg() for column in (params, duals, momentum_buffers) for t in column):
+    if not torch.compiler.is_compiling() and any(
+        t is not None and t.is_neg() for column in (params, duals, momentum_buffers) for t in column
+    ):
         fused = False  # the kernels would read the memory, which holds the negated numbers
     sgd = SGDOptions(momentum, weight_decay, nesterov, maximize)
     with torch.no_grad():
@@ -76,7 +78,8 @@ def update_lists(
     """:func:`grda` for six lists, of which only the gradients may hold negated views; autograd must be off."""
     compiling = torch.compiler.is_compiling()
     if kernels.are_wanted(fused, foreach) and not compiling:
-        lr = resolve_rate(lr, on_device=True)
+        if isinstance(lr, Tensor):
+            lr = resolve_rate(lr, on_device=capturable or any(not n.is_cpu for n in lists[5]))
         if isinstance(lr, Tensor) or lr != 0:
             rest = kernels.update(*lists, lr=lr, c=c, mu=mu, sgd=sgd)
             if not rest:

@@ -5,7 +5,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from ..deploy import read_weights
 from ..files import write_json
 from ..run_folder import CONFIG, NETWORKS, WEIGHTS, read_config, versions
 from ..runs import load_run
-from ..tensors import pick_device, update_digest
+from ..tensors import pick_device
 
 __all__ = ["Pair", "create_pair", "load_pair"]
 
@@ -40,13 +39,10 @@ class Pair:
     test: Batches | None
     shuffled: Callable[[int], Batches]
     """The training data of an epoch, shuffled and augmented as in training."""
+    fingerprint: str
+    """Digests of the two files: saved measurements are valid only for the same ones."""
     threads: int | None = None
     """CPU threads that suit the network's size; None leaves torch's choice."""
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A digest of both networks: saved measurements are valid only for the same one."""
-        return " ".join(digest(state) for state in self.states)
 
 
 class _RepeatableBatches:
@@ -111,18 +107,19 @@ def load_pair(folder: Path) -> Pair:
     if "between" in config:
         return _load_checkpoints(config)
     recipe, device = load_run(folder)
-    dense, sparse = (read_weights(folder / network / WEIGHTS) for network in NETWORKS)
+    paths = [folder / network / WEIGHTS for network in NETWORKS]
     splits = recipe.splits(device)
     # Evaluation stores no gradients, so that larger batches fit.
     size = 4 * recipe.batch_size
     return Pair(
         names=("dense baseline", "gRDA"),
-        states=(dense, sparse),
+        states=(read_weights(paths[0]), read_weights(paths[1])),
         model=recipe.network().to(device),
         loss_fn=F.cross_entropy,
         train=_RepeatableBatches(lambda: splits.train.batches(size)),
         test=_RepeatableBatches(lambda: splits.test.batches(size)),
         shuffled=lambda epoch: _RepeatableBatches(lambda: splits.train.batches(recipe.batch_size, shuffle_seed=epoch)),
+        fingerprint=digest(*paths),
         threads=recipe.threads,
     )
 
@@ -145,6 +142,7 @@ def _load_checkpoints(config: Mapping[str, Any]) -> Pair:
         train=data["train"],
         test=data.get("test"),
         shuffled=lambda epoch: data["train"],
+        fingerprint=digest(*paths),
     )
 
 
@@ -174,8 +172,10 @@ def _call(argument: str, name: str) -> Any:
         raise ValueError(f"invalid {argument}: {name} raised {type(error).__name__}: {error}") from error
 
 
-def digest(state: Mapping[str, Tensor]) -> str:
-    """A digest of the names and bytes of a state dict."""
-    sha256 = hashlib.sha256()
-    update_digest(sha256, state)
-    return sha256.hexdigest()
+def digest(*paths: Path) -> str:
+    """A digest of the bytes of each file."""
+    parts = []
+    for path in paths:
+        with open(path, "rb") as file:
+            parts.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return " ".join(parts)

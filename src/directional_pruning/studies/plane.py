@@ -33,12 +33,13 @@ def examine_plane(
         FileNotFoundError: where no curve has been trained.
         CorruptFileError: for an intermediate result that cannot be read.
     """
+    path = folder / "curve" / "model.safetensors"
     try:
-        bend = read_weights(folder / "curve" / "model.safetensors")
+        bend = read_weights(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} has no curve yet: dirprune curve {folder}") from None
     (folder / "plane").mkdir(exist_ok=True)
-    settings = {"networks": pair.fingerprint, "bend": digest(bend), "size": size, "margin": margin, "bf16": bf16}
+    settings = {"networks": pair.fingerprint, "bend": digest(path), "size": size, "margin": margin, "bf16": bf16}
     rows, task = SavedRows(folder / "plane" / "points.json", settings), "measuring the plane"
     values = loss_plane(
         pair.model,

@@ -134,9 +134,8 @@ def _upload(device: torch.device, table: bytes, stream: int) -> tuple[Tensor, Te
     blocks = _blocks(device, _sizes(host))
     if device.type == "cuda":
         host = host.pin_memory()
-        for (
-            t
-        ) in blocks:  # made on the stream of their first use: their memory must not be freed before this one is done
+        # They were made on the stream of their first use: their memory must outlast the work of this one too.
+        for t in blocks:
             t.record_stream(torch.cuda.current_stream(device))
     return host.to(device, non_blocking=True), *blocks
 

@@ -7,7 +7,6 @@ float32 parameter, 12 a bfloat16 one: it reads d and v, and writes v and w. Mome
 import os
 from collections.abc import Sequence
 from importlib import import_module
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -102,11 +101,11 @@ def update(
         launch(kind, table, lr, c, mu, sgd, power)
     if tables:
         # So that autograd notices a change between forward and backward, as it does for torch's operations.
-        written: list[Any] = [params, duals, *([momentum_buffers] if momentum_buffers and sgd.momentum else [])]
+        written: list[Any] = [params, duals, momentum_buffers or ()]
         if rest:
             others = set(rest)
             written = [[t for i, t in enumerate(ts) if i not in others] for ts in written]
-        torch.autograd.graph.increment_version(list(chain(*written)))
+        torch.autograd.graph.increment_version([t for ts in written for t in ts if t is not None])
     return rest
 
 

@@ -29,10 +29,12 @@ def curvature_captions(arrays: Arrays) -> dict[str, tuple[str, str]]:
         return {}
     first, second = map(str, arrays["names"][:2])
     caption = (
-        f"Above, the largest curvatures of the training loss at {first}. Below, the share of the way to {second} that"
-        " lies in the steepest directions: the nearer to a random direction's, the flatter the way."
+        f"Above, the largest curvatures of the training loss at {first}. Below, the fraction of the displacement to "
+        f"{second} that lies in the steepest directions: the nearer to a random direction's, the flatter."
     )
-    shown = f"Largest eigenvalues of the Hessian, and the share of the way in their space: {arrays['verdict']}."
+    shown = (
+        f"Largest eigenvalues of the Hessian, and the fraction of the displacement in their space: {arrays['verdict']}."
+    )
     return {"curvature": (caption, shown)}
 
 
@@ -55,7 +57,7 @@ def curvature_figure(arrays: Arrays) -> Figure | None:
     above.vlines(j, 0, eigenvalues, color=COLOURS["sgd"], linewidth=1.2)
     above.plot(j, eigenvalues, "o", color=COLOURS["sgd"], markersize=5)
     above.set_ylim(min(0, 1.1 * float(eigenvalues.min())), 1.1 * max(float(eigenvalues.max()), 1e-12))
-    below = panel(figure, "share of the way in the first j directions", place=1, of=2)
+    below = panel(figure, "fraction of the displacement", place=1, of=2)
     shares, random = np.sqrt(np.cumsum(arrays["cosines"] ** 2)), np.sqrt(j / float(arrays["parameters"]))
     below.plot(j, shares, "o-", color=COLOURS["grda"], markersize=4, linewidth=1.7)
     below.plot(j, random, color=MUTED, linewidth=1.7, linestyle=DASHED)
