@@ -30,7 +30,7 @@ class UnsupportedError(Exception):
 
 
 class UnknownOperationError(UnsupportedError):
-    """No rule covers this use of the operation: everything is kept, and the user is told its name."""
+    """No rule covers this use of the operation: everything is kept, and a warning names it."""
 
 
 class Rule:

@@ -2,7 +2,7 @@
 
 A name is that of the function, method or module class, in lower case and without "_" at the end: ``relu`` covers
 ``F.relu``, ``x.relu_()`` and ``nn.ReLU``. A value is a subclass of :class:`Rule`, or a function with the same arguments
-that builds one. An operation in no table keeps all of its inputs and outputs, and the user is told its name.
+that builds one. An operation in no table keeps all of its inputs and outputs, and a warning names it.
 """
 
 import operator
@@ -92,7 +92,7 @@ _OPERATIONS_ON_ONE_TENSOR: dict[str, _Build] = {
 def rule_for(
     node: fx.Node, network: fx.GraphModule, rules: dict[fx.Node, Rule], *, exclusive: bool, unknown: list[str]
 ) -> Rule:
-    """The rule of one node, after its inputs have theirs.
+    """The rule of one node; its inputs must have their rules already.
 
     Args:
         exclusive: whether no other node uses the weights of this one.
