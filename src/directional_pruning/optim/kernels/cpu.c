@@ -18,8 +18,10 @@
 
 #if defined(__GNUC__)
 #define INLINE static inline __attribute__((always_inline))
+#define INDEPENDENT _Pragma("GCC ivdep")
 #else
 #define INLINE static inline
+#define INDEPENDENT
 #endif
 
 /* Compiled for the baseline and for processors with AVX2 and FMA or with AVX-512; the loader picks. */
@@ -54,18 +56,18 @@ INLINE float round_bfloat16(float x) {
     return x;
 }
 
-/* A negative survivor too small for bfloat16 rounds to -0.0; adding 0.0 makes it +0.0. */
-INLINE bfloat16 as_bfloat16(float x) {
+/* The bits of x in bfloat16. A negative survivor too small for it rounds to -0.0; adding 0.0 makes that +0.0. */
+INLINE uint32_t as_bfloat16(float x) {
     uint32_t bits;
     x = round_bfloat16(x) + 0.0f;
     memcpy(&bits, &x, sizeof bits);
-    return (bfloat16)(bits >> 16);
+    return bits >> 16;
 }
 
 /* S_g(x) = x - clamp(x, -g, g). The comparisons let NaN through, and x - x makes what is pruned +0.0. */
 INLINE float shrink(float x, float g) {
-    float inside = x < -g ? -g : x > g ? g : x;
-    return x - inside;
+    float above = -g > x ? -g : x;
+    return x - (g < above ? g : above);
 }
 
 /* 0 up to g; beyond it x (1 - (g / |x|)^power) for a power of 1, 2 or 4. */
@@ -75,64 +77,9 @@ INLINE float cut(float x, float g, int power) {
     return fabsf(x) <= g ? 0.0f : beyond;
 }
 
-/* d += decay * w, b = momentum * b + d, v -= lr * (b, or d + momentum * b if nesterov), w = S_g(v). */
-#define DEFINE_UPDATE(name, weight, to_weight, weight_to_float, gradient, to_float)                                   \
-    INLINE void name(weight *restrict w, float *restrict v, const gradient *restrict d, float *restrict b,            \
-                     Py_ssize_t n, Rates rates, float g, int has_decay, int has_momentum) {                           \
-        for (Py_ssize_t i = 0; i < n; i++) {                                                                          \
-            float step = rates.sign * to_float(d[i]);                                                                 \
-            if (has_decay) step += rates.decay * weight_to_float(w[i]);                                               \
-            if (has_momentum) {                                                                                       \
-                float velocity = rates.momentum * b[i] + step;                                                        \
-                b[i] = velocity;                                                                                      \
-                step = rates.nesterov ? step + rates.momentum * velocity : velocity;                                  \
-            }                                                                                                         \
-            float x = v[i] - rates.lr * step;                                                                         \
-            v[i] = x;                                                                                                 \
-            w[i] = to_weight(shrink(x, g));                                                                           \
-        }                                                                                                             \
-    }
-DEFINE_UPDATE(update_float, float, , , float, )
-DEFINE_UPDATE(update_bfloat16, bfloat16, as_bfloat16, as_float, bfloat16, as_float)
-DEFINE_UPDATE(update_bfloat16_float, bfloat16, as_bfloat16, as_float, float, )
-
-/* v += w - cut(v, before), w = cut(v, g), the difference taken in the precision of w. */
-#define DEFINE_FOLLOW(name, weight, to_weight, to_float, round)                                                       \
-    INLINE void name(weight *restrict w, float *restrict v, Py_ssize_t n, float before, float g, int power) {         \
-        for (Py_ssize_t i = 0; i < n; i++) {                                                                          \
-            float x = v[i] + round(to_float(w[i]) - (round(cut(v[i], before, power)) + 0.0f));                        \
-            v[i] = x;                                                                                                 \
-            w[i] = to_weight(cut(x, g, power));                                                                       \
-        }                                                                                                             \
-    }
-DEFINE_FOLLOW(follow, float, , , )
-DEFINE_FOLLOW(follow_bfloat16, bfloat16, as_bfloat16, as_float, round_bfloat16)
-
-/* So that each loop is compiled with and without decay and momentum, and for each power. */
-#define UPDATE(name, weight, gradient)                                                                                \
-    do {                                                                                                              \
-        const gradient *d = AT(const gradient, row->d, from);                                                         \
-        if (rates.decay != 0 && row->b) name((weight *)w, v, d, AT(float, row->b, from), n, rates, g, 1, 1);          \
-        else if (rates.decay != 0) name((weight *)w, v, d, NULL, n, rates, g, 1, 0);                                  \
-        else if (row->b) name((weight *)w, v, d, AT(float, row->b, from), n, rates, g, 0, 1);                         \
-        else name((weight *)w, v, d, NULL, n, rates, g, 0, 0);                                                        \
-    } while (0)
-
-#define FOLLOW(name)                                                                                                  \
-    do {                                                                                                              \
-        if (rates.power == 1) name(w, v, n, before, g, 1);                                                            \
-        else if (rates.power == 2) name(w, v, n, before, g, 2);                                                       \
-        else name(w, v, n, before, g, 4);                                                                             \
-    } while (0)
-
-/* Update n elements of a tensor, from the given one on; the new weights go to w, where the old ones are if read. */
-INLINE void update_elements(const Row *row, Py_ssize_t from, Py_ssize_t n, void *w, Rates rates) {
-    float before = (float)row->before, g = (float)*AT(const double, row->g, 0), *v = AT(float, row->v, from);
-    if (!row->d && row->w_bytes == 4) FOLLOW(follow);
-    else if (!row->d) FOLLOW(follow_bfloat16);
-    else if (row->w_bytes == 4) UPDATE(update_float, float, float);
-    else if (row->d_bytes == 2) UPDATE(update_bfloat16, bfloat16, bfloat16);
-    else UPDATE(update_bfloat16_float, bfloat16, float);
+/* Element i of a block of float32 or, with two bytes each, of bfloat16. */
+INLINE float element(const void *block, Py_ssize_t i, int bytes) {
+    return bytes == 4 ? ((const float *)block)[i] : as_float(((const bfloat16 *)block)[i]);
 }
 
 /* Elements at a time, and how far ahead of them memory is asked for what they need: the hardware's own prefetching ends
@@ -140,31 +87,95 @@ INLINE void update_elements(const Row *row, Py_ssize_t from, Py_ssize_t n, void 
 #define BLOCK 64
 #define AHEAD 512
 
+/* What differs between loops. Each is compiled with constants for them, so that none is tested for each element. */
+typedef struct {
+    int w_bytes, d_bytes, decay, momentum, power;
+} Kind;
+
+/* Update v, b and w of n elements, at most BLOCK; the new w goes to made. From a gradient:
+   d += decay * w, b = momentum * b + d, v -= lr * (b, or d + momentum * b if nesterov), w = S_g(v).
+   From the move of another optimizer: v += w - cut(v, before), w = cut(v, g), the difference in the precision of w. */
+INLINE void update_block(const Row *row, Py_ssize_t from, Py_ssize_t n, void *made, Rates rates, Kind kind) {
+    const void *w = AT(char, row->w, from * kind.w_bytes), *d = AT(char, row->d, from * kind.d_bytes);
+    float *v = AT(float, row->v, from), *b = AT(float, row->b, from);
+    float before = (float)row->before, g = (float)*AT(const double, row->g, 0);
+    union { float wide[BLOCK]; uint32_t bits[BLOCK]; } new;
+    INDEPENDENT for (Py_ssize_t i = 0; i < n; i++) {
+        float x = v[i];
+        if (kind.d_bytes) {
+            float step = rates.sign * element(d, i, kind.d_bytes);
+            if (kind.decay) step += rates.decay * element(w, i, kind.w_bytes);
+            if (kind.momentum) {
+                float velocity = rates.momentum * b[i] + step;
+                b[i] = velocity;
+                step = rates.nesterov ? step + rates.momentum * velocity : velocity;
+            }
+            x -= rates.lr * step;
+        } else {
+            float old = cut(x, before, kind.power), moved;
+            if (kind.w_bytes == 2) moved = round_bfloat16(element(w, i, 2) - (round_bfloat16(old) + 0.0f));
+            else moved = element(w, i, 4) - (old + 0.0f);
+            x += moved;
+        }
+        v[i] = x;
+        x = kind.d_bytes ? shrink(x, g) : cut(x, g, kind.power);
+        if (kind.w_bytes == 2) new.bits[i] = as_bfloat16(x);
+        else ((float *)made)[i] = x;
+    }
+    /* In a loop of its own, or GCC makes every comparison above one of 16 bits too. */
+    if (kind.w_bytes == 2)
+        for (Py_ssize_t i = 0; i < n; i++) ((bfloat16 *)made)[i] = (bfloat16)new.bits[i];
+}
+
 INLINE void prefetch(int64_t address, int64_t from, int64_t bytes) {
     for (int i = 0; address && i < BLOCK * bytes; i += 64) __builtin_prefetch(AT(char, address, from * bytes + i));
 }
 
 /* Past the caches an ordinary store first reads the line it will overwrite; a streaming store does not. So weights that
    are only written are made in a block, and that is streamed, from an address that is a multiple of 64. */
-WIDEST static void update_part(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates rates, int streaming) {
+INLINE void update_blocks(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates rates, int streaming, Kind kind) {
     _Alignas(64) char block[BLOCK * sizeof(float)];
-    streaming = HAS_STREAM && streaming && row->d && rates.decay == 0;
+    streaming = HAS_STREAM && streaming && kind.d_bytes && !kind.decay;
     for (; n >= BLOCK; from += BLOCK, n -= BLOCK) {
-        char *w = AT(char, row->w, from * row->w_bytes);
+        char *w = AT(char, row->w, from * kind.w_bytes);
         prefetch(row->v, from + AHEAD, sizeof(float));
-        prefetch(row->d, from + AHEAD, row->d_bytes);
-        prefetch(row->b, from + AHEAD, sizeof(float));
-        if (!streaming) prefetch(row->w, from + AHEAD, row->w_bytes);
-        update_elements(row, from, BLOCK, streaming ? block : w, rates);
+        if (kind.d_bytes) prefetch(row->d, from + AHEAD, kind.d_bytes);
+        if (kind.momentum) prefetch(row->b, from + AHEAD, sizeof(float));
+        if (!streaming) prefetch(row->w, from + AHEAD, kind.w_bytes);
+        update_block(row, from, BLOCK, streaming ? block : w, rates, kind);
 #if HAS_STREAM
-        for (int i = 0; streaming && i < BLOCK * row->w_bytes; i += 16)
+        for (int i = 0; streaming && i < BLOCK * kind.w_bytes; i += 16)
             _mm_stream_si128((__m128i *)(w + i), _mm_load_si128((const __m128i *)(block + i)));
 #endif
     }
 #if HAS_STREAM
     if (streaming) _mm_sfence();
 #endif
-    update_elements(row, from, n, AT(char, row->w, from * row->w_bytes), rates);
+    update_block(row, from, n, AT(char, row->w, from * kind.w_bytes), rates, kind);
+}
+
+#define UPDATE_AS(...) update_blocks(row, from, n, rates, streaming, (Kind){__VA_ARGS__})
+#define UPDATE(w_bytes, d_bytes)                                                                                      \
+    do {                                                                                                              \
+        if (rates.decay != 0 && row->b) UPDATE_AS(w_bytes, d_bytes, 1, 1, 1);                                         \
+        else if (rates.decay != 0) UPDATE_AS(w_bytes, d_bytes, 1, 0, 1);                                              \
+        else if (row->b) UPDATE_AS(w_bytes, d_bytes, 0, 1, 1);                                                        \
+        else UPDATE_AS(w_bytes, d_bytes, 0, 0, 1);                                                                    \
+    } while (0)
+#define FOLLOW(w_bytes)                                                                                               \
+    do {                                                                                                              \
+        if (rates.power == 1) UPDATE_AS(w_bytes, 0, 0, 0, 1);                                                         \
+        else if (rates.power == 2) UPDATE_AS(w_bytes, 0, 0, 0, 2);                                                    \
+        else UPDATE_AS(w_bytes, 0, 0, 0, 4);                                                                          \
+    } while (0)
+
+/* Update n elements of a tensor, from the given one on, with the loop compiled for it. */
+WIDEST static void update_part(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates rates, int streaming) {
+    if (!row->d && row->w_bytes == 4) FOLLOW(4);
+    else if (!row->d) FOLLOW(2);
+    else if (row->w_bytes == 4) UPDATE(4, 4);
+    else if (row->d_bytes == 2) UPDATE(2, 2);
+    else UPDATE(2, 4);
 }
 
 /* Of the elements of all tensors, laid end to end, update those from begin to end. */
