@@ -1,38 +1,50 @@
-"""What is pruned: parameter groups by module kind and by name."""
+"""What is pruned: parameter groups by kind and by name."""
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
+from ..layer_kinds import parameter_kinds
+
 __all__ = ["prunable_groups"]
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-
-# Kind -> does this parameter of this module belong to it.
-_KINDS: dict[str, Callable[[nn.Module, str, nn.Parameter], bool]] = {
-    # One-dimensional is every scale, in a normalisation layer or outside (LayerScale, PReLU); matrices never are.
-    "norm": lambda module, name, p: isinstance(module, _NORMS) or (p.ndim < 2 and "bias" not in name),
-    "bias": lambda module, name, p: "bias" in name,
-    "embedding": lambda module, name, p: isinstance(module, nn.Embedding | nn.EmbeddingBag),
-}
+_KINDS = ("norm", "bias", "embedding", "position", "parametrized")
 
 
-def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias")) -> list[dict[str, Any]]:
+def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias", "position")) -> list[dict[str, Any]]:
     """Split a model's parameters into those to prune and those to train without pruning (``c = 0``).
 
+    Pruned are the weights of linear, convolution, recurrent and attention layers and of embeddings, whatever their
+    shape, and plain parameters with two or more dimensions above 1, such as a bank of experts.
+
     Args:
-        model: any network; every parameter lands in exactly one group, shared ones once.
-        skip: what is not pruned. A kind: ``"norm"`` (normalisation layers and every other one-dimensional scale),
-            ``"bias"``, ``"embedding"``; or a pattern for full parameter names such as ``"head.*"`` or
-            ``"*.attention.*"``. A shared parameter is skipped if any of its names or owners is.
+        model: any network; every parameter lands in exactly one group, shared ones once. Quantized parameters (integers
+            and floats of less than 16 bits), which no optimizer can train, are in none.
+        skip: what is not pruned. A kind, or a pattern for full parameter names such as ``"head.*"`` or
+            ``"*.attention.*"``. A shared parameter is skipped if any of its names or owners is. The kinds are
+
+            - ``"norm"``: normalisation layers and every scale, which is a parameter with at most one dimension above 1
+              that no layer owns as its weight: LayerScale, a temperature, a class token;
+            - ``"bias"``: what is named so, also tables of relative position biases;
+            - ``"position"``: tables of positions, tokens, prompts or queries held as plain parameters;
+            - ``"embedding"``: tables of ``nn.Embedding``, also those of positions;
+            - ``"parametrized"``: tensors from which weight_norm, spectral_norm or another parametrization computes the
+              weight. They are never pruned; without this word a warning says so. A zero in them need not be a zero of
+              the weight, and weight_norm turns a row that pruning empties into 0/0, so NaN. To prune such a layer, call
+              ``torch.nn.utils.parametrize.remove_parametrizations`` first (``remove_weight_norm``,
+              ``remove_spectral_norm`` for their hooks).
 
     Returns:
-        Up to two parameter groups for :class:`~directional_pruning.GRDA` or any torch optimizer, with ``param_names``.
+        The group to prune and, unless it is empty, the group not to prune, with ``param_names``, for
+        :class:`~directional_pruning.GRDA` or any torch optimizer. The first is empty where only parametrized weights
+        are left.
 
     Raises:
-        ValueError: for a pattern that matches no parameter, and for a model with nothing left to prune.
+        ValueError: for a pattern that matches no parameter, for a model with nothing left to prune, and for a lazy
+            parameter of an unknown layer before the model's first run.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
@@ -41,24 +53,40 @@ def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias"))
         (['0.weight', '2.weight'], ['0.bias', '1.weight', '1.bias', '2.bias'], 0.0)
     """
     skip = (skip,) if isinstance(skip, str) else tuple(skip)
+    kinds = parameter_kinds(model)
     unmatched = {item for item in skip if item not in _KINDS}
     names: dict[nn.Parameter, str] = {}
     skipped: set[nn.Parameter] = set()
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
-            full_name = f"{prefix}.{name}" if prefix else name
-            names.setdefault(p, full_name)
-            for item in skip:
-                if _KINDS[item](module, name, p) if item in _KINDS else fnmatchcase(full_name, item):
-                    skipped.add(p)
-                    unmatched.discard(item)
+    for name, p in model.named_parameters(remove_duplicate=False):
+        if kinds[name] == "quantized":
+            continue
+        names.setdefault(p, name)
+        for item in skip:
+            if _is_of(item, name, kinds[name]) if item in _KINDS else fnmatchcase(name, item):
+                skipped.add(p)
+                unmatched.discard(item)
     if unmatched:
-        raise ValueError(f"invalid skip: {sorted(unmatched)[0]!r} (neither {', '.join(_KINDS)} nor a parameter's name)")
-    prune = {p: name for p, name in names.items() if p not in skipped}
-    keep = {p: name for p, name in names.items() if p in skipped}
-    if not prune:
+        known = f"{', '.join(_KINDS[:3])} nor {', '.join(_KINDS[3:])} or a parameter's name"
+        raise ValueError(f"invalid skip: {sorted(unmatched)[0]!r} (neither {known})")
+    parametrized = {p: name for p, name in names.items() if kinds[name] == "parametrized" and p not in skipped}
+    prune = {p: name for p, name in names.items() if p not in skipped and p not in parametrized}
+    keep = {p: name for p, name in names.items() if p not in prune}
+    if not prune and not parametrized:
         raise ValueError(f"nothing to prune: skip={skip} leaves none of the {len(names)} parameters")
+    if parametrized:
+        warnings.warn(
+            f"not pruned: {len(parametrized)} parametrized weight(s), first {next(iter(parametrized.values()))!r}: "
+            "a zero there need not be a zero of the weight, and weight_norm makes an empty row NaN (to prune them, "
+            "remove the parametrization first; to accept this, add 'parametrized' to skip)",
+            UserWarning,
+            stacklevel=2,
+        )
     groups: list[dict[str, Any]] = [{"params": list(prune), "param_names": list(prune.values())}]
     if keep:
         groups.append({"params": list(keep), "param_names": list(keep.values()), "c": 0.0})
     return groups
+
+
+def _is_of(kind: str, name: str, found: str) -> bool:
+    # The bias of a normalisation layer is both.
+    return kind == found or (kind == "bias" and found == "norm" and "bias" in name.rpartition(".")[2])

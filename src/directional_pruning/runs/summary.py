@@ -8,6 +8,7 @@ from torch import nn
 
 from ..data import Splits, TextSplits
 from ..deploy import file_size, save_sparse
+from ..layer_kinds import PRUNABLE, parameter_kinds
 from ..run_folder import NETWORKS, SPARSE_WEIGHTS, WEIGHTS, Record, read_metrics
 from ..sparsity import sparsity_report
 from ..training import evaluate
@@ -56,7 +57,7 @@ def summarize(folder: Path, recipe: Recipe, device: torch.device, splits: Splits
 def _weight_statistics(models: dict[str, nn.Module], bins: int = 81) -> Record:
     """Layers of the sparse network, and a histogram of the nonzero prunable weights of both networks."""
     flat = {
-        name: torch.cat([p.detach().float().cpu().flatten() for p in model.parameters() if p.ndim >= 2])
+        name: torch.cat([p.detach().float().cpu().flatten() for p in _prunable(model)])
         for name, model in models.items()
     }
     limit = max(float(weights.abs().max()) for weights in flat.values())
@@ -70,3 +71,8 @@ def _weight_statistics(models: dict[str, nn.Module], bins: int = 81) -> Record:
         for x in report.layers
     ]
     return {"parameters": report.total, "layers": layers, "histogram": histogram}
+
+
+def _prunable(model: nn.Module) -> list[nn.Parameter]:
+    kinds = parameter_kinds(model)
+    return [p for name, p in model.named_parameters() if kinds[name] in PRUNABLE]

@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from ..layer_kinds import PRUNABLE, parameter_kinds
 from ..tensors import module_mode
 
 __all__ = ["LayerSparsity", "SparsityReport", "sparsity_report"]
@@ -23,6 +24,7 @@ class LayerSparsity:
     total: int
     nonzeros: int
     multiply_adds: int | None = None
+    kind: str = "weight"
 
     @property
     def sparsity(self) -> float:
@@ -31,8 +33,8 @@ class LayerSparsity:
 
     @property
     def prunable(self) -> bool:
-        """Whether it has two or more dimensions, as weights do; biases and scales have fewer and are rarely pruned."""
-        return len(self.shape) >= 2
+        """Whether ``prunable_groups`` prunes it: a weight or an embedding, not a scale, bias or position table."""
+        return self.kind in PRUNABLE
 
     @property
     def sparse_multiply_adds(self) -> int | None:
@@ -67,7 +69,7 @@ class SparsityReport:
 
     @property
     def prunable(self) -> "SparsityReport":
-        """The same report for the prunable weights only, those with two or more dimensions."""
+        """The same report for the prunable weights only."""
         return SparsityReport(tuple(layer for layer in self.layers if layer.prunable), self.activation_multiply_adds)
 
     @property
@@ -128,6 +130,7 @@ def sparsity_report(model: nn.Module, example_inputs: Any = None) -> SparsityRep
         (0.6666666666666667, 30, 10)
     """
     parameters = dict(model.named_parameters())
+    kinds = parameter_kinds(model)
     counter = None
     if example_inputs is not None:
         counter = _count_multiply_adds(model, example_inputs)
@@ -138,6 +141,7 @@ def sparsity_report(model: nn.Module, example_inputs: Any = None) -> SparsityRep
             p.numel(),
             _count_nonzeros(p),
             None if counter is None else counter.by_name.get(name, 0),
+            kinds[name],
         )
         for name, p in parameters.items()
     )
