@@ -74,9 +74,8 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     _section(config, "versions", str(path))
     for key in ("c", "mu", "lr", "epochs", "batch_size", "samples", "training_images", "test_images"):
         _number(config.get(key), f"{path}: {key}")
-    name = str(config.get("recipe") or folder.resolve().name)
     metrics, diverged = read_metrics(folder)
-    return Run(name, config, metrics, read_summary(folder), diverged)
+    return Run(str(config.get("recipe") or folder.resolve().name), config, metrics, read_summary(folder), diverged)
 
 
 def read_config(folder: Path) -> Record:
@@ -185,13 +184,14 @@ def read_summary(folder: Path) -> Record:
     _check_numbers(summary, ("seconds", "parameters"), where)
     for network in NETWORKS:
         _check_numbers(_section(summary, network, where), _RESULTS, f"{where}, {network}")
-    layers = [] if summary.get("layers") is None else summary["layers"]
-    if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
-        raise CorruptFileError(f"{where}: layers is not a list of objects")
-    for layer in layers:
+    for key in ("layers", "outcome"):
+        objects = summary[key] = [] if summary.get(key) is None else summary[key]
+        if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
+            raise CorruptFileError(f"{where}: {key} is not a list of objects")
+    for layer in summary["layers"]:
         _check_numbers(layer, ("total", "nonzeros"), f"{where}, layers")
     # Without counts a layer cannot be drawn; a comparison with NaN is false.
-    layers = [x for x in layers if "name" in x and x.get("total", 0) > 0 and x.get("nonzeros", -1) >= 0]
+    layers = [x for x in summary["layers"] if "name" in x and x.get("total", 0) > 0 and x.get("nonzeros", -1) >= 0]
     summary["layers"] = [layer for layer in layers if layer.get("prunable", True)]
     histogram = summary["histogram"] = _section(summary, "histogram", where)
     _check_numbers(histogram, ("grda_zeros", "sgd_zeros"), f"{where}, histogram")

@@ -11,20 +11,21 @@ if TYPE_CHECKING:
 
     from ..report import Row
 
-__all__ = ["show_comparison", "train_table"]
+__all__ = ["show_comparison", "show_findings", "train_table"]
 
 
 def train_table(run: Path) -> "Table":
     """Both networks of a finished run side by side, and what the paper published of them."""
     from rich.table import Table
 
-    from ..report import comparison_rows
+    from ..report import comparison_rows, kinds
     from ..run_folder import read_summary
 
     summary = read_summary(run)
     sgd, grda = summary["sgd"], summary["grda"]
     table = Table("", "dense baseline", "sparse", title=f"{summary['recipe']}: {summary['parameters']:,.0f} parameters")
-    paper = comparison_rows([run])[0].published
+    (row,) = comparison_rows([run])
+    paper = row.published
     published = {}
     if paper:
         seeds = paper["test_accuracy"].count
@@ -40,6 +41,8 @@ def train_table(run: Path) -> "Table":
 
     for column in table.columns[1:]:
         column.justify = "right"
+    if row.problems:
+        add("outcome", kinds(row.problems, "sgd"), kinds(row.problems, "grda"))
     for label, key in (
         ("test accuracy", "test_accuracy"),
         ("zeros, of all parameters", "sparsity_all"),
@@ -62,7 +65,7 @@ def show_comparison(screen: "Console", rows: Iterable["Row"]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..report import COMPARED, in_words, shared_flags
+    from ..report import COMPARED, in_words, kinds, shared_flags
 
     for recipe, part in groupby(rows, key=lambda row: row.recipe):
         group = list(part)
@@ -73,8 +76,23 @@ def show_comparison(screen: "Console", rows: Iterable["Row"]) -> None:
             column.justify = "right"
         for row in group:
             seeds = f"{row.seeds}" if row.seeds == row.runs else f"{row.seeds} of {row.runs}"
-            table.add_row(Text(row.label), seeds, *(in_words(row, name) for _, name in COMPARED), end_section=True)
+            label = Text("\n".join(filter(None, (row.label, kinds(row.problems)))))
+            table.add_row(label, seeds, *(in_words(row, name) for _, name in COMPARED), end_section=True)
             flags += [f"{row.label}: {flag}" for flag in row.flags if flag not in shared]
         screen.print(table)
+        for row in group:
+            show_findings(screen, row, "" if len(group) == 1 else f"{row.label}: ")
         for flag in flags:
             screen.print(Text(flag), soft_wrap=True)
+
+
+def show_findings(screen: "Console", row: "Row", label: str = "") -> None:
+    """Print what went wrong, a line each, and what the difference in accuracy means; errors even where quiet."""
+    from rich.console import Console
+    from rich.text import Text
+
+    for finding in row.problems:
+        place = Console(stderr=True) if screen.quiet else screen
+        place.print(Text(label + finding.text, style="bold red"), soft_wrap=True)
+    for finding in row.remarks:
+        screen.print(Text(label + finding.text), soft_wrap=True)

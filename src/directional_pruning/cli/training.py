@@ -10,7 +10,7 @@ from rich.console import Console
 
 from .app import stop
 from .progress import training_progress
-from .tables import show_comparison, train_table
+from .tables import show_comparison, show_findings, train_table
 
 if TYPE_CHECKING:
     from ..runs import Start
@@ -71,7 +71,9 @@ def train_and_report(start: "Start", *, jobs: int, quiet: bool) -> None:
         print(folder if quiet else f"comparison: {page}")
     elif not diverged:
         screen.print(train_table(folder))
-        for flag in comparison_rows([folder])[0].flags:
+        (row,) = comparison_rows([folder])
+        show_findings(screen, row)
+        for flag in row.flags:
             screen.print(f"beside the paper: {flag}", markup=False, soft_wrap=True)
         print(folder if quiet else f"report: {pages[folder]}")
     if diverged:

@@ -1,6 +1,7 @@
 """HTML pages of one run and of several, with their figures; needs matplotlib and never torch."""
 
 from .comparison_page import write_comparison
+from .findings import kinds
 from .plots.theory import write_theory
 from .run_page import write_report
 from .statistics import COMPARED, Row, comparison_rows, in_words, shared_flags
@@ -10,6 +11,7 @@ __all__ = [
     "Row",
     "comparison_rows",
     "in_words",
+    "kinds",
     "shared_flags",
     "write_comparison",
     "write_report",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from ..run_folder import Record, Run
+from .findings import problems, remarks
 from .formatting import NAMES, amount, decimal, duration, percent, size
 from .groups import Group, single_group, watched_accuracy
 from .plots.axes import labels_of
@@ -45,20 +46,27 @@ def headline(run: Run) -> tuple[str, str]:
         results.append(f"test accuracy {percent(grda['test_accuracy'])}{dense}")
     if "parameters" in summary:
         details.append(f"The network has {amount(summary['parameters'])} parameters.")
+    failed, remarked = problems(run), [f"{finding.text}." for finding in remarks(run)]
     small, large = grda.get("sparse_bytes", 0), sgd.get("bytes", grda.get("bytes", 0))
-    if small > 0 and large > 1.05 * small:
+    if small > 0 and large > 1.05 * small and not failed:  # a network that failed is no achievement, however small
         times = decimal(large / small, 2)
         details.append(f"Stored without its zeros it takes {size(small)} instead of {size(large)}, {times} times less.")
     if "seconds" in summary:
         details.append(f"Training both networks took {duration(summary['seconds'])}.")
-    return "; ".join(results) or "Finished", " ".join(details)
+    title = "; ".join(results) or "Finished"
+    if failed:
+        title, *others = [finding.text for finding in failed] + ["; ".join(results)] * bool(results)
+        details = [f"{text[:1].upper()}{text[1:]}." for text in others] + details
+    return title, " ".join(remarked + details)
 
 
 def run_captions(run: Run, figures: Figures) -> Captions:
     """For each figure of a run its caption, and its alternative text."""
     data = watched_accuracy([single_group(run)])
     accuracy = f"Where the curves end together, pruning cost no accuracy (share of correct answers on {data} data)."
-    if data != "training":
+    if problems(run):
+        accuracy = f"Share of correct answers on {data} data."
+    elif data != "training":
         accuracy += " Sharp drops on the way are real and pass: while the learning rate is high, the running averages"
         accuracy += " of batch norm lag behind the moving weights."
     zeros = run.summary.get("histogram", {}).get("grda_zeros", 0.0)

@@ -82,8 +82,10 @@ def _table(rows: Sequence[Row]) -> str:
         cells += [_cell(row.sparsity_prunable), duration(row.seconds.mean) if row.seconds else MISSING]
         lines.append(table_row(escape(row.label), *cells))
         flags = "; ".join(flag for flag in row.flags if flag not in shared)
-        if flags:
-            lines.append(f'<tr class="flags"><td colspan="{len(names)}">{escape(flags)}</td></tr>\n')
+        texts = [("flags problem", f"{finding.text}.") for finding in row.problems]
+        texts += [("flags", f"{finding.text}.") for finding in row.remarks] + [("flags", flags)] * bool(flags)
+        for kind, text in texts:
+            lines.append(f'<tr class="{kind}"><td colspan="{len(names)}">{escape(text)}</td></tr>\n')
     return table("compared", lines, f'<th colspan="2"></th>{above}<th colspan="2"></th>', names=names)
 
 

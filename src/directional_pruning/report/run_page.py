@@ -9,6 +9,7 @@ from typing import Any
 
 from ..run_folder import NETWORKS, Record, Run, read_run
 from .captions import ABOUT, MEANINGS, headline, run_captions
+from .findings import kinds, problems
 from .formatting import MISSING, NAMES, amount, decimal, duration, percent, points, size
 from .groups import Group, single_group
 from .html import document, pictures, section, table, table_row, write
@@ -64,6 +65,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     curve, plane, curved = landscape.read_curve(folder), landscape.read_plane(folder), curvature.read_curvature(folder)
     valley = pictures(landscape.valley_figures(curve, plane), landscape.valley_captions(curve, plane), files)
     flat = pictures({"curvature": curvature.curvature_figure(curved)}, curvature.curvature_captions(curved), files)
+    doubt = f"; but one of the networks failed ({kinds(problems(run))})" if problems(run) else ""
     command = escape(str(run.config.get("command") or ""))
     settings = {key: value for key, value in run.config.items() if key not in ("command", "versions")}
     sections = [
@@ -72,8 +74,8 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
         _paper(run, group),
         section("Training", pictures(training, captions, files), "pictures"),
         section("Weights", pictures(weights, captions, files), "pictures"),
-        section("One valley?", valley, "pictures", str(curve["verdict"]) if curve else ""),
-        section("Flat directions?", flat, "pictures", str(curved["verdict"]) if curved else ""),
+        section("One valley?", valley, "pictures", f"{curve['verdict']}{doubt}" if curve else ""),
+        section("Flat directions?", flat, "pictures", f"{curved['verdict']}{doubt}" if curved else ""),
         section("Run it again", command and f"<pre><code>{command}</code></pre>"),
         section("Configuration", _settings(settings, MEANINGS)),
         section("Versions", _settings(run.config.get("versions") or {})),
@@ -103,6 +105,8 @@ def _results(run: Run) -> str:
             label = "Test accuracy" if key == "validation_accuracy" and run.paper_protocol else label
             cells = [write_value(record[key]) if key in record else MISSING for record in records.values()]
             rows.append(table_row(label, *cells))
+    if failed := problems(run):
+        rows.insert(0, table_row("Outcome", *(escape(kinds(failed, network)) or MISSING for network in records)))
     names = "".join(f'<th scope="col" class="{network}">{NAMES[network]}</th>' for network in records)
     return section(heading, table("results", rows, f"<td></td>{names}"))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from .findings import Finding, problems, remarks
 from .formatting import MISSING, NAMES, percent, points
 from .groups import Group, gather, is_finished, seed_of
 from .published import Published
@@ -48,6 +49,10 @@ class Row:
     published: Mapping[str, Stat]
     """The paper's ``sparsity_all``, ``test_accuracy`` and ``dense_accuracy``, those it has."""
     flags: tuple[str, ...]
+    problems: tuple[Finding, ...] = ()
+    """What went wrong in its finished runs."""
+    remarks: tuple[Finding, ...] = ()
+    """What the difference in accuracy means, of a single run; with several, the deviation says it."""
 
     def difference(self, name: str) -> float | None:
         """Ours less the published one of a figure; None where one of the two is missing."""
@@ -92,6 +97,8 @@ def row_of(group: Group) -> Row:
         seconds=_stat([run.summary for run in finished], "seconds"),
         published=_published_stats(group),
         flags=tuple(_flags(group)),
+        problems=tuple(_problems(group)),
+        remarks=tuple(remarks(finished[0])) if len(finished) == 1 else (),
     )
 
 
@@ -168,6 +175,12 @@ def _flags(group: Group) -> Iterable[str]:
         yield "not a setting of the paper"
     elif group.paper_row.note:
         yield f"the paper: {group.paper_row.note}"
+
+
+def _problems(group: Group) -> Iterable[Finding]:
+    for run in group.finished:
+        seed = f"seed {seed_of(run)}: " if len(group.runs) > 1 else ""
+        yield from (finding._replace(text=seed + finding.text) for finding in problems(run))
 
 
 def _published_stats(group: Group) -> dict[str, Stat]:

@@ -1,17 +1,21 @@
-"""The results of a finished run: test accuracy, file sizes, layers and a histogram of the weights."""
+"""The results of a finished run: test accuracy, file sizes, layers, a histogram of the weights, and a judgement."""
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import Splits, TextSplits
 from ..deploy import file_size, save_sparse
 from ..layer_kinds import PRUNABLE, parameter_kinds
+from ..optim import prunable_groups
 from ..run_folder import NETWORKS, SPARSE_WEIGHTS, WEIGHTS, Record, read_metrics
 from ..sparsity import sparsity_report
-from ..training import evaluate
+from ..training import Batches, evaluate
+from .outcome import judge_run
 from .recipe import Recipe
 
 __all__ = ["summarize"]
@@ -20,13 +24,15 @@ __all__ = ["summarize"]
 def summarize(folder: Path, recipe: Recipe, device: torch.device, splits: Splits | TextSplits) -> Record:
     """Measure both trained networks of a run, and write the sparse file."""
     last = {record["network"]: record for record in read_metrics(folder)[0]}
-    models, results = {}, {}
+    models, results, frequencies = {}, {}, torch.zeros(recipe.num_classes, dtype=torch.int64)
     for network in NETWORKS:
         file = folder / network / WEIGHTS
         model = models[network] = recipe.network().to(device)
         model.load_state_dict(safetensors.torch.load_file(file, device=str(device)))
         # Except under the paper's protocol, the test set is used only here.
         test = splits.test.batches(recipe.batch_size)
+        if network == NETWORKS[0]:
+            test = _counting(test, frequencies)
         measured, sparsity = evaluate(model, test, autocast=recipe.autocast(device)), sparsity_report(model)
         results[network] = {
             "test_accuracy": measured["accuracy"],
@@ -46,15 +52,33 @@ def summarize(folder: Path, recipe: Recipe, device: torch.device, splits: Splits
         "bits_per_nonzero": size.bits_per_nonzero,
         "least_bits_per_nonzero": size.least_bits_per_nonzero,
     }
+    statistics, samples = _weight_statistics(models, recipe), int(frequencies.sum())
+    findings = judge_run(
+        results["sgd"],
+        results["grda"],
+        statistics["layers"],
+        c=recipe.c,
+        samples=samples,
+        majority=int(frequencies.max()) / samples,
+        unit="characters" if isinstance(splits, TextSplits) else "images",
+    )
     return {
         "recipe": recipe.name,
         **results,
         "seconds": sum(result["seconds"] for result in results.values()),
-        **_weight_statistics(models),
+        "outcome": [asdict(finding) for finding in findings],
+        **statistics,
     }
 
 
-def _weight_statistics(models: dict[str, nn.Module], bins: int = 81) -> Record:
+def _counting(batches: Batches, frequencies: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches; adds up how often each class is a label."""
+    for inputs, labels in batches:
+        frequencies += labels.flatten().bincount(minlength=len(frequencies)).cpu()
+        yield inputs, labels
+
+
+def _weight_statistics(models: dict[str, nn.Module], recipe: Recipe, bins: int = 81) -> Record:
     """Layers of the sparse network, and a histogram of the nonzero prunable weights of both networks."""
     flat = {
         name: torch.cat([p.detach().float().cpu().flatten() for p in _prunable(model)])
@@ -66,8 +90,10 @@ def _weight_statistics(models: dict[str, nn.Module], bins: int = 81) -> Record:
         histogram[name] = torch.histc(weights[weights != 0], bins, -limit, limit).long().tolist()
         histogram[f"{name}_zeros"] = int((weights == 0).sum())
     report = sparsity_report(models["grda"])
+    pruned = set(prunable_groups(models["grda"], skip=recipe.skip)[0]["param_names"])
     layers = [
         {"name": x.name, "shape": x.shape, "total": x.total, "nonzeros": x.nonzeros, "prunable": x.prunable}
+        | {"pruned": x.name in pruned}
         for x in report.layers
     ]
     return {"parameters": report.total, "layers": layers, "histogram": histogram}
