@@ -28,7 +28,7 @@ _LISTS = (nn.ParameterList, nn.ParameterDict)
 
 # Words of a name, asked only where neither the owner nor the shape decides.
 _MATRIX = re.compile(r"weights?|kernels?|filters?|conv|proj(ections?)?|matrix")
-_SCALE = re.compile(r"scales?|gains?|gammas?|temperatures?")
+_SCALE = re.compile(r"scales?|gains?|alphas?|betas?|gammas?|temperatures?|log")  # the zero of a logarithm is a one
 _POSITION = re.compile(
     r"pos|positions?|positional|rel|relative|cls|registers?|prompts?|prefix|quer(y|ies)|latents?"
     r"|(pos|cls|rel|abs)?(tokens?|emb|embeds?|embeddings?)"
@@ -133,9 +133,12 @@ def _by_name(module: nn.Module, label: str, p: nn.Parameter) -> str:
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", label)]
     if any(map(_SCALE.fullmatch, words)) and not _MATRIX.fullmatch(words[-1]):
         return "norm"
-    if re.search(r"Pos\w*(Emb|Enc)", type(module).__name__):
+    owner = type(module).__name__
+    if re.search(r"Pos[a-z]*(Emb|Enc)[a-z]*(\d?[dD])?$", owner):
         return "position"
     one_of_three = words[-1:] == ["query"] and any("key" in other for other in module._parameters)
+    if words == ["weight"] and "Embedding" in owner:
+        return "embedding"
     if one_of_three or words[:1] == ["w"] or any(map(_MATRIX.fullmatch, words)):
         return "weight"
     broadcast = p.ndim > 2 and 1 in p.shape[:-1]

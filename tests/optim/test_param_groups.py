@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from directional_pruning import GRDA, prunable_groups, sparsity_report
+from directional_pruning import GRDA, Directional, prunable_groups, sparsity_report
 
 
 class Transformer(nn.Module):
@@ -101,3 +101,110 @@ def test_the_groups_train_under_grda_and_under_any_torch_optimizer():
         assert spared
         assert all(x.sparsity == 0 for x in spared)
         assert (report.prunable.sparsity > 0) == isinstance(optimizer, GRDA)
+
+
+class Scaled(nn.Module):
+    """A residual block as in ConvNeXt, with a class token and a table of positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.layer_scale = nn.Parameter(torch.full((4, 1, 1), 1e-6))
+        self.pos_embed = nn.Parameter(torch.full((1, 4, 6, 6), 1e-6))
+        self.token = nn.Parameter(torch.full((1, 4, 1, 1), 1e-6))
+
+    def forward(self, x):
+        x = x + self.pos_embed + self.token
+        return x + self.layer_scale * self.conv(x)
+
+
+def optimizers(groups):
+    yield lambda: GRDA(groups, lr=0.1, c=0.3)
+    yield lambda: Directional(torch.optim.AdamW(groups, lr=0.1), c=0.3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("which", [0, 1], ids=["GRDA", "Directional"])
+def test_scales_tokens_and_positions_of_any_shape_stay_dense(which, dtype):
+    torch.manual_seed(0)
+    model = Scaled().to(dtype)
+    optimizer = list(optimizers(prunable_groups(model)))[which]()
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(2, 4, 6, 6, dtype=dtype)).square().mean().backward()
+        optimizer.step()
+    assert not any((p == 0).any() for p in (model.layer_scale, model.pos_embed, model.token))
+    assert (model.conv.weight == 0).any()
+
+
+def test_kinds_that_are_spared_by_default_can_be_pruned():
+    assert names(prunable_groups(Scaled(), skip=("norm", "bias")))[0] == {"conv.weight", "pos_embed"}
+    assert len(prunable_groups(Scaled(), skip=())) == 1
+
+
+def weight_normed():
+    torch.manual_seed(0)
+    weight_norm = nn.utils.parametrizations.weight_norm
+    return nn.Sequential(weight_norm(nn.Linear(16, 32)), nn.ReLU(), weight_norm(nn.Linear(32, 4)))
+
+
+def train(model, optimizer, steps=60):
+    x = torch.randn(64, 16, generator=torch.Generator().manual_seed(1))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), x[:, :4].argmax(1))
+        loss.backward()
+        optimizer.step()
+    return loss
+
+
+def test_parametrized_weights_are_spared_with_one_warning():
+    model = weight_normed()
+    with pytest.warns(UserWarning, match=r"not pruned: 2 parametrized weight\(s\), first '0.parametri.*NaN") as said:
+        groups = prunable_groups(model)
+    assert len(said) == 1
+    assert said[0].filename == __file__
+    assert groups[0]["params"] == []
+    for make in optimizers(groups):
+        optimizer = make()
+        assert train(model, optimizer).isfinite()
+        optimizer.load_state_dict(optimizer.state_dict())
+    assert not any((p == 0).any() for name, p in model.named_parameters() if "original" in name)
+
+
+def test_the_word_parametrized_or_a_pattern_accepts_that_they_are_spared():
+    model = weight_normed().append(nn.Linear(4, 4))
+    for skip in (("norm", "bias", "parametrized"), ("norm", "bias", "*.parametrizations.*")):
+        assert names(prunable_groups(model, skip=skip))[0] == {"3.weight"}
+
+
+def test_a_removed_parametrization_leaves_a_prunable_weight():
+    layer = nn.utils.parametrize.remove_parametrizations(
+        nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "weight"
+    )
+    assert names(prunable_groups(layer))[0] == {"weight"}
+
+
+def test_weight_norm_with_every_parameter_pruned_ends_in_nan_and_not_in_zeros():
+    model = weight_normed()
+    loss = train(model, GRDA(model.parameters(), lr=0.1, c=0.3, mu=0.6), 100)
+    assert loss.isnan()
+    assert any(p.isnan().any() for p in model.parameters())
+
+
+def test_quantized_parameters_are_in_no_group():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4, bias=False))
+    model[1].weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
+    prune, keep = prunable_groups(model)
+    assert (prune["param_names"], keep["param_names"]) == (["0.weight"], ["0.bias"])
+    GRDA([prune, keep], lr=0.1, c=0.1)
+
+
+def test_lazy_layers_are_split_before_their_shapes_are_known():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(4))
+    groups = prunable_groups(model)
+    assert names(groups)[0] == {"0.weight", "3.weight"}
+    model(torch.ones(2, 1, 6, 6)).square().sum().backward()
+    GRDA(groups, lr=0.1, c=0.1).step()
+    assert {x.name for x in sparsity_report(model).prunable.layers} == names(groups)[0]
