@@ -14,7 +14,7 @@ import directional_pruning
 
 ROOT = Path(directional_pruning.__file__).parent
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
-BASE = {"files", "tensors", "progress", "layer_kinds"}  # single files below all rooms
+BASE = {"files", "tensors", "weights", "progress", "layer_kinds"}  # single files below all rooms
 GROUND = BASE | {"run_folder"}
 LIBRARY = {"optim", "sparsity", "deploy", "landscape", "models", "data"}
 # Each room -> the rooms and files it may import, beside itself.
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "progress": set(),
     "layer_kinds": set(),
     "tensors": {"files"},
+    "weights": {"tensors"},
     "run_folder": {"files"},
     "__init__": LIBRARY,
     "__main__": {"cli"},

@@ -1,23 +1,22 @@
 """Measure how sparse a network is: zeros, nonzeros and multiply-adds, for each layer and in total."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch import nn
+from torch.optim import Optimizer
 
-from ..layer_kinds import PRUNABLE, parameter_kinds
-from ..tensors import module_mode
+from ..layer_kinds import KINDS, PRUNABLE, parameter_kinds
+from ..weights import count_nonzeros, layer_weights
+from .multiply_adds import count_multiply_adds
 
 __all__ = ["LayerSparsity", "SparsityReport", "sparsity_report"]
 
 
 @dataclass(frozen=True)
 class LayerSparsity:
-    """One parameter tensor. Multiply-adds are None without example inputs."""
+    """One weight of a layer. Multiply-adds are None without example inputs."""
 
     name: str
     shape: tuple[int, ...]
@@ -25,6 +24,10 @@ class LayerSparsity:
     nonzeros: int
     multiply_adds: int | None = None
     kind: str = "weight"
+    sparse_multiply_adds: int | None = None
+    """The multiply-adds whose weight is not zero."""
+    pruned: bool | None = None
+    """Whether the optimizer prunes it; None without an optimizer."""
 
     @property
     def sparsity(self) -> float:
@@ -35,13 +38,6 @@ class LayerSparsity:
     def prunable(self) -> bool:
         """Whether ``prunable_groups`` prunes it: a weight or an embedding, not a scale, bias or position table."""
         return self.kind in PRUNABLE
-
-    @property
-    def sparse_multiply_adds(self) -> int | None:
-        """The multiply-adds with a nonzero weight: each weight of a tensor takes part in the same number of them."""
-        if self.multiply_adds is None:
-            return None
-        return round(self.multiply_adds * self.nonzeros / self.total) if self.total else 0
 
 
 @dataclass(frozen=True)
@@ -73,6 +69,16 @@ class SparsityReport:
         return SparsityReport(tuple(layer for layer in self.layers if layer.prunable), self.activation_multiply_adds)
 
     @property
+    def pruned(self) -> "SparsityReport":
+        """The same report for the weights that the optimizer prunes, those in groups with ``c > 0``.
+
+        Raises ValueError if ``sparsity_report`` was called without an optimizer.
+        """
+        if any(layer.pruned is None for layer in self.layers):
+            raise ValueError("what is pruned is not known: call sparsity_report(model, optimizer=optimizer)")
+        return SparsityReport(tuple(layer for layer in self.layers if layer.pruned), self.activation_multiply_adds)
+
+    @property
     def multiply_adds(self) -> int | None:
         """Multiply-adds of one forward pass over the example inputs, zeros included."""
         if self.activation_multiply_adds is None:
@@ -96,6 +102,8 @@ class SparsityReport:
         header = ["layer", "shape", "parameters", "nonzero", "zeros", "multiply-adds", "with nonzero weight"]
         rows = [row(layer.name, "x".join(map(str, layer.shape)) or "scalar", layer) for layer in self.layers]
         totals = [row("prunable weights", "", self.prunable), row("all parameters", "", self)]
+        if any(layer.pruned is not None for layer in self.layers):
+            totals.insert(0, row("pruned weights", "", self.pruned))
         columns = len(totals[0])
         widths = [max(len(line[i]) for line in [header, *rows, *totals]) for i in range(columns)]
 
@@ -107,102 +115,69 @@ class SparsityReport:
         return "\n".join([line(header[:columns]), rule, *map(line, rows), rule, *map(line, totals)])
 
 
-def sparsity_report(model: nn.Module, example_inputs: Any = None) -> SparsityReport:
-    """Count the exact zeros of a network's parameters and, with inputs, the multiply-adds with and without them.
+def sparsity_report(
+    model: nn.Module, example_inputs: Any = None, *, optimizer: Optimizer | None = None
+) -> SparsityReport:
+    """Count the exact zeros of a network's weights and, with inputs, the multiply-adds with and without them.
 
     Args:
         model: any network. Buffers such as running means are not parameters and are not counted.
         example_inputs: a tensor, or a tuple of the arguments of ``forward``. The network runs once on it in evaluation
             mode; multiply-adds are those of the whole batch. With None they are not counted.
+        optimizer: GRDA or Directional of this network; then the report has ``pruned``, the weights it prunes.
 
-    Multiply-adds are those of matrix products, convolutions and attention: half the count of
-    ``torch.utils.flop_counter``, padding included. Additions of biases and elementwise functions are not counted.
-    Under autocast, layers multiply by copies of their weights, which count as activations: call it outside autocast.
+    The weights are those that the layers use. If a mask of ``torch.nn.utils.prune``, a parametrization or a weight norm
+    computes a weight, the report has this weight, not the parameters that it is computed from.
+
+    Multiply-adds are those of matrix products, convolutions, recurrent and bilinear layers, and attention, padding
+    included. Where ``torch.utils.flop_counter`` counts a product, they are half of its count. Additions of biases,
+    elementwise functions and look-ups of embeddings are not counted. A product with a copy of a weight, or with what is
+    computed from a weight alone, counts under this weight.
 
     If parameters are sharded (FSDP), the numbers are those of the whole network, the same on every process. Every
     process must call this function, because they add up their counts.
 
+    Raises:
+        ValueError: for a weight without values (lazy or on the meta device), or one that cannot be computed.
+
     Example:
+        >>> import torch
         >>> layer = nn.Linear(3, 2)
         >>> layer.weight = nn.Parameter(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 2.0]]))
         >>> report = sparsity_report(layer, torch.ones(5, 3))
         >>> report.prunable.sparsity, report.multiply_adds, report.sparse_multiply_adds
         (0.6666666666666667, 30, 10)
     """
-    parameters = dict(model.named_parameters())
-    kinds = parameter_kinds(model)
     counter = None
     if example_inputs is not None:
-        counter = _count_multiply_adds(model, example_inputs)
-    layers = tuple(
-        LayerSparsity(
-            name,
-            tuple(p.shape),
-            p.numel(),
-            _count_nonzeros(p),
-            None if counter is None else counter.by_name.get(name, 0),
-            kinds[name],
+        counter = count_multiply_adds(model, example_inputs)
+        if counter.unknown:
+            listed = ", ".join(sorted(counter.unknown))
+            remedy = "register them with torch.utils.flop_counter.register_flop_formula"
+            warnings.warn(f"sparsity_report counts no multiply-adds of {listed} ({remedy})", stacklevel=2)
+    pruned = None if optimizer is None else _pruned_parameters(optimizer)
+    kind, layers = parameter_kinds(model), []
+    # Wrappers such as that of activation checkpoints have other names in a named_parameters of their own.
+    kinds = {id(p): kind[name] for name, p in nn.Module.named_parameters(model, remove_duplicate=False)}
+    for weight in layer_weights(model):
+        value = weight.value()
+        multiply_adds, sparse = (None, None) if counter is None else counter.by_name.get(weight.name, (0, 0))
+        layers.append(
+            LayerSparsity(
+                weight.name,
+                tuple(value.shape),
+                value.numel(),
+                count_nonzeros(weight.name, value),
+                multiply_adds,
+                min((kinds[id(p)] for p in weight.sources), key=KINDS.index),
+                sparse,
+                None if pruned is None else any(id(p) in pruned for p in weight.sources),
+            )
         )
-        for name, p in parameters.items()
-    )
-    return SparsityReport(layers, None if counter is None else counter.activations)
+    return SparsityReport(tuple(layers), None if counter is None else counter.activations)
 
 
-def _is_sharded(p: Tensor) -> bool:
-    return hasattr(p, "to_local")  # a DTensor; importing torch.distributed.tensor takes a second
-
-
-def _count_nonzeros(p: Tensor) -> int:
-    count: Any = (p.detach() != 0).sum()
-    return int(count.full_tensor() if _is_sharded(p) else count)
-
-
-def _count_multiply_adds(model: nn.Module, example_inputs: Any) -> "_Counter":
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    counter = _Counter(model)
-    # The fused encoder layer hides its products from the counter, as does fused attention on a CPU.
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with module_mode(model, training=False), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            model(*inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-    return counter
-
-
-class _Counter(TorchDispatchMode):
-    """Adds up the multiply-adds of every product under the name of its parameter."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.sharded = any(_is_sharded(p) for p in model.parameters())
-        self.names = self._names()
-        self.by_name: dict[str, int] = {}
-        self.activations = 0
-
-    def _names(self) -> dict[int, str]:
-        # By storage, because a layer multiplies by a transposed view of its weight.
-        parameters = ((name, p) for name, p in self.model.named_parameters() if p.numel() and not _is_sharded(p))
-        return {p.untyped_storage().data_ptr(): name for name, p in parameters}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204 (torch's signature)
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            if self.sharded:  # FSDP gathers the parameters of a layer only while it runs
-                self.names = self._names()
-            multiply_adds = formula(*args, **(kwargs or {}), out_val=out) // 2
-            names = [
-                self.names[pointer]
-                for arg in args
-                if isinstance(arg, Tensor)
-                and arg.ndim >= 2
-                and (pointer := arg.untyped_storage().data_ptr()) in self.names
-            ]
-            if names:
-                self.by_name[names[0]] = self.by_name.get(names[0], 0) + multiply_adds
-            else:
-                self.activations += multiply_adds
-        return out
+def _pruned_parameters(optimizer: Any) -> set[int]:
+    """The parameters with a threshold that grows."""
+    groups = optimizer.param_groups
+    return {id(p) for group in groups if float(group.get("c") or 0) > 0 for p in group["params"]}
