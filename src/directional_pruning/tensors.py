@@ -9,10 +9,14 @@ from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .files import CorruptFileError
 
-__all__ = ["local_tensor", "module_mode", "pick_device", "read_torch_file"]
+__all__ = ["LOCKED", "local_tensor", "module_mode", "pick_device", "read_torch_file"]
+
+# The parameters with zeros that freeze_zeros locks or has locked: there the weights need not follow from a dual.
+LOCKED: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def local_tensor(t: Any) -> Tensor:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -120,9 +121,13 @@ def test_no_optimizer_revives_a_zero_not_even_with_momentum_from_before(make):
     prune(model)
     places, start = zeros(model), copy.deepcopy(model.state_dict())
     freeze_zeros(model)
-    for _ in range(5):
+    # prune() also writes a bias, which GRDA undoes.
+    undone = isinstance(optimizer, GRDA) and optimizer.defaults["c"] > 0
+    with pytest.warns(UserWarning, match="undo a change from outside of .* 3 ") if undone else nullcontext():
         train(model, optimizer, steps=1)
+    for _ in range(5):
         assert_locked(model, places)
+        train(model, optimizer, steps=1)
     train(model, optimizer, steps=15, seed=3)
     assert_locked(model, places)
     assert any((model.state_dict()[name] != before)[before != 0].any() for name, before in start.items())

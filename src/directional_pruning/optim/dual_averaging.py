@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from ..tensors import local_tensor
-from . import checks, kernels
+from . import checks, kernels, outside
 from .checks import check, check_rate, label
 from .functional import update_lists
 from .kernels import SGDOptions
@@ -42,8 +42,8 @@ class GRDA(Optimizer):
     multiplies a NaN gradient by ``lr = 0`` and writes NaN, this optimizer writes nothing, unless the rate is a tensor
     that the host does not read: on a device, or under ``torch.compile``.)
 
-    The weights are a function of the dual: after the first step, a change of the weights from outside (re-initialising,
-    clipping, averaging) is undone by the next step. Load weights before the first step, or the optimizer's state too.
+    The weights are a function of the dual: after the first step, a change from outside (loading, clipping, averaging)
+    is undone by the next step, which warns once. Load weights before the first step, or the optimizer's state too.
 
     Args:
         params: parameters, named parameters or groups, as for every torch optimizer; see
@@ -166,6 +166,7 @@ class GRDA(Optimizer):
         return loss
 
     def _update(self) -> None:
+        outside.warn_of_writes(self)
         # All groups are collected before any is moved: a refused gradient or rate leaves the whole model as it was.
         collected = []
         for group in self.param_groups:
@@ -177,6 +178,7 @@ class GRDA(Optimizer):
             if lists[0]:
                 sgd = SGDOptions(*(group[option] for option in SGDOptions._fields))
                 update_lists(lists, sgd=sgd, **{option: group[option] for option in _LAW_AND_MODE})
+        outside.record_weights(self)
 
     # The compiler would take the shards of a DTensor for copies, and update those.
     _update_outside_graph = torch.compiler.disable(_update)

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from ..tensors import local_tensor
+from ..tensors import LOCKED, local_tensor
 
 __all__ = ["FrozenZeros", "freeze_zeros"]
 
@@ -112,6 +112,7 @@ class FrozenZeros:
         self.remove()
 
     def _add_lock(self, p: Tensor) -> None:
+        LOCKED[p] = True
         self._locks[id(p)] = _Lock(p, partial(_drop_lock, self._locks, id(p)))
 
     @torch._disable_dynamo
@@ -135,7 +136,7 @@ class FrozenZeros:
         for group in optimizer.param_groups:
             for p in group["params"]:
                 if id(p) in self._locks:
-                    self._locks[id(p)].clear(p)
+                    self._locks[id(p)].clear(p.data)  # without a new version, which stands for a write from outside
 
 
 class _Lock:
