@@ -6,7 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["DIRECTIONAL", "GRDA", "PRUNING", "check", "check_rate", "label"]
+from ..tensors import local_tensor
+from . import kernels
+
+__all__ = ["DIRECTIONAL", "GRDA", "PRUNING", "check", "label", "refusal_of_directional", "refusal_of_grda"]
 
 PRUNING = ("c", "mu")
 GRDA = ("lr", "momentum", "weight_decay", "nesterov", "foreach", "fused", "capturable", *PRUNING)
@@ -31,8 +34,9 @@ def check(group: dict[str, Any], names: Iterable[str]) -> None:
         except (TypeError, RuntimeError):  # not a number, or a tensor of several
             valid, rule = False, _rule(name, 0, group)[1]
         if not valid:
-            several = isinstance(value, Tensor) and value.numel() != 1
-            shown = f"a tensor of shape {tuple(value.shape)}" if several else repr(value)
+            shown = repr(value)
+            if isinstance(value, Tensor):
+                shown = f"{value.item()}" if value.numel() == 1 else f"a tensor of shape {tuple(value.shape)}"
             raise ValueError(f"invalid {name}: {shown} (must be {rule})")
 
 
@@ -44,6 +48,8 @@ def _rule(name: str, x: Any, group: dict[str, Any]) -> tuple[Any, str]:
         case "power":
             return 1 <= x <= _LARGEST, ">= 1 and finite"
         case "nesterov":
+            if x not in (True, False):
+                return False, "True or False"
             return not x or group["momentum"] > 0, "False where momentum is 0"
         case "foreach":
             return x in (None, True, False), "None, True or False"
@@ -56,16 +62,32 @@ def _rule(name: str, x: Any, group: dict[str, Any]) -> tuple[Any, str]:
             return 0 <= x <= _LARGEST, ">= 0 and finite"
 
 
-def check_rate(lr: float | Tensor) -> None:
-    """Raise ValueError for a rate that a schedule made negative or NaN, where the host reads it."""
-    if isinstance(lr, Tensor) and (not lr.is_cpu or torch.compiler.is_compiling()):
-        return
-    if not lr >= 0:
-        raise ValueError(f"invalid lr: {float(lr)} (must be >= 0)")
-
-
 def label(group: dict[str, Any], i: int) -> str:
     """The parameter's name where the user gave names, else its place in its group and its shape."""
     if "param_names" in group:
         return group["param_names"][i]
     return f"parameter {i} of its group, shape {tuple(group['params'][i].shape)},"
+
+
+def refusal_of_grda(p: Tensor, group: dict[str, Any]) -> str | None:
+    """What this parameter would have to be, if GRDA cannot train it."""
+    if p.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        return "GRDA needs real floating-point parameters of 16, 32 or 64 bits"
+    if p.is_neg():
+        return "GRDA needs parameters that are not negated views, as x.conj().imag is"
+    if group["fused"] and not kernels.available(cuda_too=p.is_cuda):
+        name = "Triton" if kernels.available() else "the compiled kernel"
+        return f"fused=True needs {name}, which is not installed"
+    if group["fused"] and not kernels.can_update(local_tensor(p)):
+        types = "float32, bfloat16 or float16" if p.is_cuda else "float32 or bfloat16"
+        return f"fused=True needs densely laid out and aligned parameters of {types} on the CPU or CUDA"
+    return None
+
+
+def refusal_of_directional(p: Tensor, group: dict[str, Any]) -> str | None:
+    """What this parameter would have to be, if Directional cannot train it."""
+    if not p.is_floating_point():
+        return "Directional needs real floating-point parameters"
+    if p.is_neg():
+        return "Directional needs parameters that are not negated views, as x.conj().imag is"
+    return None

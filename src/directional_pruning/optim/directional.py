@@ -13,8 +13,12 @@ from torch.optim import Optimizer
 
 from ..tensors import local_tensor
 from . import checks, kernels
-from .checks import check, check_rate
-from .state import add_checked_group, first_dual, load_uncast, place, resolve_rate
+from .base_steps import check_base, watch_steps
+from .checks import check, refusal_of_directional
+from .dual_averaging import GRDA
+from .group_values import check_changed, check_directional, make_plain
+from .loading import load_uncast
+from .state import add_checked_group, place, resolve_rate, start_dual, unmoved_duals
 from .threshold import cut, raise_threshold, raise_thresholds
 
 __all__ = ["Directional"]
@@ -77,15 +81,24 @@ class Directional(Optimizer):
     2020, with the gradient step replaced by the base's.
     """
 
+    _unmoved: set[Tensor] | None = None  # see unmoved_duals
+
     def __init__(self, base_optimizer: Optimizer, c: float = 0.005, mu: float = 0.51, *, power: float = 1) -> None:
-        if not isinstance(base_optimizer, Optimizer):
-            raise TypeError(f"invalid base_optimizer: {type(base_optimizer).__name__} (must be a torch optimizer)")
+        check_base(base_optimizer, (GRDA, Directional))
+        make_plain(base_optimizer.defaults)
         defaults = {**base_optimizer.defaults, "c": c, "mu": mu, "power": power}
+        make_plain(defaults)
         check(defaults, checks.DIRECTIONAL)
         self.base = base_optimizer
-        state = base_optimizer.state
-        super().__init__(base_optimizer.param_groups, defaults)
-        self.base.state = state
+        state, groups = base_optimizer.state, base_optimizer.param_groups
+        try:
+            super().__init__(groups, defaults)
+        except BaseException:
+            self.base.param_groups = groups
+            raise
+        finally:
+            self.base.state = state
+        self._base_steps = watch_steps(self.base, self)
 
     # State and groups are those of the base: a scheduler or a loaded state dict that changes one changes both.
     @property
@@ -109,17 +122,9 @@ class Directional(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base, with this optimizer's ``c``, ``mu`` and ``power`` where it has none of its own."""
         group = {**{key: self.defaults[key] for key in checks.DIRECTIONAL}, **param_group}
+        make_plain(group)
         check(group, checks.DIRECTIONAL)
-        add_checked_group(self, self.base.add_param_group, group, self._refusal)
-
-    @staticmethod
-    def _refusal(p: Tensor, group: dict[str, Any]) -> str | None:
-        """What this parameter would have to be, if it cannot be trained."""
-        if not p.is_floating_point():
-            return "Directional needs real floating-point parameters"
-        if p.is_neg():
-            return "Directional needs parameters that are not negated views, as x.conj().imag is"
-        return None
+        add_checked_group(self, self.base.add_param_group, group, refusal_of_directional)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"defaults": self.defaults, "base": self.base}
@@ -128,6 +133,7 @@ class Directional(Optimizer):
         """Unpickle, or take the loaded state and groups, as ``Optimizer.load_state_dict`` asks."""
         if "base" in state:
             super().__setstate__(state)
+            self._base_steps = watch_steps(self.base, self)
         else:
             self.base.__setstate__(state)
         for group in self.param_groups:
@@ -143,29 +149,42 @@ class Directional(Optimizer):
             self,
             super().load_state_dict,
             state_dict,
-            buffers=("dual",),
+            buffers={"dual": "c"},
             scalars={"threshold": torch.float64, "updates": torch.float32},
             check=lambda group: check({"power": 1, **group}, checks.DIRECTIONAL),
         )
+        self._unmoved = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state and the groups of the base, with numbers of NumPy made Python's."""
+        for group in self.param_groups:
+            make_plain(group)
+        return super().state_dict()
 
     # Under torch.compile the step stays as it is: one break in the graph, for any base.
     @torch._disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update by the base, then of the dual and the weights; ``closure`` is handed to the base."""
-        for group in self.param_groups:
-            if group["c"] > 0:
-                check_rate(group["lr"])  # before the base moves
-        loss = self.base.step(closure)
+        check_changed(self, self._check_group)
+        # The closure may set values too, before the base moves.
+        loss = self._base_steps.step(self.base, closure, lambda: check_changed(self, self._check_group))
+        unmoved = unmoved_duals(self, "updates")
         for group in self.param_groups:
             lr = resolve_rate(group["lr"], on_device=bool(group.get("capturable")))
+            # Also at a rate of 0 this makes the state, which distributed checkpoints need before they load.
+            first, later = self._collect(group, unmoved)
             if isinstance(lr, Tensor) or lr != 0:
-                self._update(group, lr)
+                self._update(group, lr, first, later)
         return loss
 
-    def _update(self, group: dict[str, Any], lr: float | Tensor) -> None:
+    def _check_group(self, group: dict[str, Any]) -> None:
+        has_dual = any("dual" in self.state.get(p, {}) for p in group["params"])
+        uses_rate = has_dual or not isinstance(group.get("c"), float | int) or group["c"] > 0
+        check_directional(group, uses_rate=uses_rate)
+
+    def _update(self, group: dict[str, Any], lr: float | Tensor, first: list[_Row], later: list[_Row]) -> None:
         """Replace what the base made of the weights by the thresholded dual."""
-        first, later = self._collect(group)
         c, mu, power = group["c"], group["mu"], group["power"]
         if later and power in (1, 2, 4):
             ws, vs, gs, ns = zip(*later, strict=True)
@@ -184,7 +203,7 @@ class Directional(Optimizer):
             else:
                 cut(v, raise_threshold(g, n, float(lr), c, mu), power, out=w)
 
-    def _collect(self, group: dict[str, Any]) -> tuple[list[_Row], list[_Row]]:
+    def _collect(self, group: dict[str, Any], unmoved: set[Tensor]) -> tuple[list[_Row], list[_Row]]:
         """Weights, dual, threshold and update counter of each parameter to prune: those of a first update, and others.
 
         At the first update the dual is a copy of what the base made of the weights. Of a DTensor they are the local
@@ -200,9 +219,12 @@ class Directional(Optimizer):
             rows = later
             if "dual" not in state:
                 rows = first
-                state["dual"] = first_dual(w)
-                state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
+                start_dual(w, state)
                 state["updates"] = torch.tensor(0.0, dtype=torch.float32)
+                self._unmoved = None
+            elif unmoved and w in unmoved:
+                rows = first
+                state["dual"].copy_(w)
             # g and n live on the device for its kernels and for graphs that are replayed; else the host reads them.
             on_device = capturable or (on_cuda and w.is_cuda)
             if on_device or not state["updates"].is_cpu:

@@ -15,10 +15,12 @@ from torch.optim.optimizer import ParamsT
 
 from ..tensors import local_tensor
 from . import checks, kernels, outside
-from .checks import check, check_rate, label
+from .checks import check, label, refusal_of_grda
 from .functional import update_lists
+from .group_values import check_changed, check_grda, make_plain
 from .kernels import SGDOptions
-from .state import add_checked_group, first_dual, load_uncast, place
+from .loading import load_uncast
+from .state import add_checked_group, first_state, place, unmoved_duals
 
 __all__ = ["GRDA"]
 
@@ -83,6 +85,8 @@ class GRDA(Optimizer):
     Source: S.-K. Chao, Z. Wang, Y. Xing, G. Cheng, Directional Pruning of Deep Neural Networks, NeurIPS 2020.
     """
 
+    _unmoved: set[Tensor] | None = None  # see unmoved_duals
+
     def __init__(
         self,
         params: ParamsT,
@@ -101,8 +105,11 @@ class GRDA(Optimizer):
         algorithm = {"lr": lr, "c": c, "mu": mu, "momentum": momentum, "nesterov": nesterov}
         algorithm |= {"weight_decay": weight_decay, "maximize": maximize}
         defaults = {**algorithm, "foreach": foreach, "fused": fused, "capturable": capturable}
+        make_plain(defaults)
         check(defaults, checks.GRDA)
+        self._constructing = True
         super().__init__(params, defaults)
+        del self._constructing
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take a loaded or unpickled state; an option that is younger than the state gets its default."""
@@ -114,23 +121,9 @@ class GRDA(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, checking its hyper-parameters as the constructor checks the defaults."""
         if isinstance(param_group, dict):
+            make_plain(param_group)
             check({**self.defaults, **param_group}, checks.GRDA)
-        add_checked_group(self, super().add_param_group, param_group, self._refusal)
-
-    @staticmethod
-    def _refusal(p: Tensor, group: dict[str, Any]) -> str | None:
-        """What this parameter would have to be, if it cannot be trained."""
-        if p.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-            return "GRDA needs real floating-point parameters of 16, 32 or 64 bits"
-        if p.is_neg():
-            return "GRDA needs parameters that are not negated views, as x.conj().imag is"
-        if group["fused"] and not kernels.available(cuda_too=p.is_cuda):
-            name = "Triton" if kernels.available() else "the compiled kernel"
-            return f"fused=True needs {name}, which is not installed"
-        if group["fused"] and not kernels.can_update(local_tensor(p)):
-            types = "float32, bfloat16 or float16" if p.is_cuda else "float32 or bfloat16"
-            return f"fused=True needs densely laid out and aligned parameters of {types} on the CPU or CUDA"
-        return None
+        add_checked_group(self, super().add_param_group, param_group, refusal_of_grda)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` gave; dual, step counter and threshold keep the precision they were saved in.
@@ -147,18 +140,31 @@ class GRDA(Optimizer):
             self,
             super().load_state_dict,
             state_dict,
-            buffers=("dual", "momentum_buffer"),
+            buffers={"dual": "c", "momentum_buffer": "momentum"},
             scalars={"threshold": torch.float64, "step": torch.float32},
             check=check_group,
         )
+        self._unmoved = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state and the groups, with numbers of NumPy made Python's."""
+        for group in self.param_groups:
+            make_plain(group)
+        return super().state_dict()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of every parameter that has a gradient; ``closure`` re-evaluates the loss and returns it."""
+        check_changed(self, check_grda)
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+            check_changed(self, check_grda)
+        if not torch.compiler.is_compiling():
+            # v_0 = w_0, also where a step at rate 0 made v and the weights were loaded since.
+            for p in unmoved_duals(self, "step"):
+                self.state[p]["dual"].copy_(p)
         if torch.compiler.is_compiling() and self._has_shards():
             self._update_outside_graph()
         else:
@@ -170,7 +176,6 @@ class GRDA(Optimizer):
         # All groups are collected before any is moved: a refused gradient or rate leaves the whole model as it was.
         collected = []
         for group in self.param_groups:
-            check_rate(group["lr"])
             lists: tuple[list[Any], ...] = ([], [], [], [], [], [])
             self._init_group(group, *lists)
             collected.append(lists)
@@ -215,7 +220,8 @@ class GRDA(Optimizer):
             n, v, buffer = state.get("step"), state.get("dual"), state.get("momentum_buffer") if momentum else None
             like = p if v is None else v
             if n is None or (pruned and v is None) or (momentum and (buffer is None or buffer.dtype != like.dtype)):
-                n, v, buffer = self._init_state(p, state, pruned, momentum)
+                n, v, buffer = first_state(p, state, pruned, momentum)
+                self._unmoved = None
             # n and g live on the device for its kernels and for graphs that are replayed; else the host reads them.
             on_device = capturable or (on_cuda and p.is_cuda)
             if on_device or not n.is_cpu:
@@ -233,18 +239,3 @@ class GRDA(Optimizer):
             momentum_buffers.append(buffer)
             thresholds.append(state.get("threshold"))
             steps.append(n)
-
-    @staticmethod
-    def _init_state(p: Tensor, state: dict[str, Any], pruned: bool, momentum: bool) -> tuple[Any, ...]:
-        """Make what the first update needs, and what a momentum or pruning needs that was switched on later."""
-        if "step" not in state:
-            state["step"] = torch.tensor(0.0, dtype=torch.float32)
-        if pruned and "dual" not in state:
-            state["dual"] = first_dual(p)
-            state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
-        if momentum:
-            like, buffer = state.get("dual", p), state.get("momentum_buffer")
-            # A buffer from before there was a dual has the dtype of the parameter.
-            buffer = torch.zeros_like(like, requires_grad=False) if buffer is None else buffer.to(like.dtype)
-            state["momentum_buffer"] = buffer
-        return state["step"], state.get("dual"), state["momentum_buffer"] if momentum else None

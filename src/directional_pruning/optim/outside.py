@@ -1,7 +1,5 @@
 """Notice weights that were written from outside of GRDA, whose next step would undo that without a word."""
 
-import sys
-import warnings
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -13,6 +11,7 @@ from torch.optim import Optimizer
 from ..tensors import LOCKED, local_tensor
 from .checks import label
 from .threshold import soft_threshold
+from .warn import warn_caller
 
 __all__ = ["record_weights", "warn_of_writes"]
 
@@ -90,12 +89,10 @@ def warn_of_writes(optimizer: Optimizer) -> None:
         return
     _warned.add(optimizer)
     more = f" (and {len(written) - 1} more)" if written[1:] else ""
-    warnings.warn(
+    warn_caller(
         f"GRDA is about to undo a change from outside of {written[0]}{more}: weights follow from their duals (load the "
         "optimizer's state with the weights, change weights before the first step, or call optimizer.state.pop(p, "
-        "None) after the change, so that the dual of p starts anew from p)",
-        UserWarning,
-        stacklevel=_caller(),
+        "None) after the change, so that the dual of p starts anew from p)"
     )
 
 
@@ -131,12 +128,3 @@ def _differs(p: Tensor, state: dict[str, Any]) -> Tensor | None:
     for half in (torch.bfloat16, torch.float16):
         apart &= w != expected.to(half).to(w.dtype)
     return apart.any()
-
-
-def _caller() -> int:
-    """The stack level, seen from the caller of this function, of the first frame outside of torch and this package."""
-    inside = (__name__.split(".")[0] + ".", "torch.")
-    frame, level = sys._getframe(2), 2
-    while frame.f_back and f"{frame.f_globals.get('__name__', '')}.".startswith(inside):
-        frame, level = frame.f_back, level + 1
-    return level

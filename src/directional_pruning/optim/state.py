@@ -1,4 +1,4 @@
-"""An optimizer's groups and state: the learning rate, the first dual, checked groups, loading without rounding."""
+"""An optimizer's groups and state: the learning rate, the state of a first update, groups that are added."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from .checks import label
 
-__all__ = ["add_checked_group", "first_dual", "load_uncast", "place", "resolve_rate"]
+__all__ = ["add_checked_group", "first_state", "place", "resolve_rate", "start_dual", "unmoved_duals"]
 
 
 def resolve_rate(lr: float | Tensor, *, on_device: bool) -> float | Tensor:
@@ -22,10 +22,41 @@ def resolve_rate(lr: float | Tensor, *, on_device: bool) -> float | Tensor:
     return lr
 
 
-def first_dual(w: Tensor) -> Tensor:
-    """A copy of the weights, which up to the first threshold are their own dual; float32 for half precision."""
+def start_dual(w: Tensor, state: dict[str, Any]) -> None:
+    """v_0 = w_0, float32 for half precision, and g_0 = 0."""
     half = w.dtype in (torch.bfloat16, torch.float16)
-    return w.detach().to(torch.float32 if half else w.dtype, copy=True)
+    state["dual"] = w.detach().to(torch.float32 if half else w.dtype, copy=True)
+    state["threshold"] = torch.tensor(0.0, dtype=torch.float64)
+
+
+def first_state(p: Tensor, state: dict[str, Any], pruned: bool, momentum: bool) -> tuple[Any, ...]:
+    """Make what the first update of GRDA needs, and what a momentum or pruning needs that was switched on later."""
+    if "step" not in state:
+        state["step"] = torch.tensor(0.0, dtype=torch.float32)
+    if pruned and "dual" not in state:
+        start_dual(p, state)
+    if momentum:
+        like, buffer = state.get("dual", p), state.get("momentum_buffer")
+        # A buffer from before there was a dual has the dtype of the parameter.
+        buffer = torch.zeros_like(like, requires_grad=False) if buffer is None else buffer.to(like.dtype)
+        state["momentum_buffer"] = buffer
+    return state["step"], state.get("dual"), state["momentum_buffer"] if momentum else None
+
+
+def unmoved_duals(optimizer: Any, counter: str) -> set[Tensor]:
+    """The parameters with a dual and no update, as after a step at rate 0: their dual still is a copy of the weights.
+
+    The counters are read once after a dual is made or loaded, and again only for the parameters found. Where the host
+    must not read them, the set is empty.
+    """
+    candidates = optimizer._unmoved
+    if candidates is None:  # unknown
+        groups = (group["params"] for group in optimizer.param_groups if not group.get("capturable"))
+        candidates = {p for params in groups for p in params if "dual" in optimizer.state.get(p, {})}
+    if candidates:
+        candidates = {p for p in candidates if optimizer.state[p][counter].item() == 0}
+    optimizer._unmoved = candidates
+    return candidates
 
 
 def place(state: dict[str, Any], keys: tuple[str, ...], device: torch.device) -> None:
@@ -43,71 +74,40 @@ def add_checked_group(
 ) -> None:
     """Call ``add(group)``, and take the group out again where a parameter is refused.
 
+    torch refuses groups with names of parameters beside groups without, so those without get names. In a constructor,
+    pairs of name and parameter beside groups without names stay an error, as for every torch optimizer.
+
     Raises:
         ValueError: with the text that ``refusal(parameter, group)`` returns, and the parameter's name.
     """
-    add(group)
-    added = optimizer.param_groups[-1]
-    for i, p in enumerate(added["params"]):
-        if problem := refusal(p, added):
-            optimizer.param_groups.pop()
-            raise ValueError(f"{problem}, but {label(added, i)} is {p.dtype} on {p.device}")
-
-
-def load_uncast(
-    optimizer: Optimizer,
-    load: Callable[[dict[str, Any]], None],
-    state_dict: dict[str, Any],
-    *,
-    buffers: tuple[str, ...],
-    scalars: dict[str, torch.dtype],
-    check: Callable[[dict[str, Any]], None],
-) -> None:
-    """Call ``load(state_dict)`` and then put the named tensors in as they were saved.
-
-    torch casts every state tensor but ``step`` to the parameter's dtype, which would round a float32 dual to bfloat16.
-
-    Args:
-        load: ``Optimizer.load_state_dict``, bound to ``optimizer``.
-        buffers: state tensors of the parameter's shape that keep their saved dtype.
-        scalars: state scalars that stay on the CPU, with their dtype.
-        check: called with each saved parameter group; raises ValueError for one that cannot be used.
-    """
-    saved: dict[Tensor, dict[str, Any]] = {}
-
-    # Runs after the user's hooks and sees the state as they left it.
-    def keep(_: Optimizer, final: dict[str, Any]) -> None:
-        for group, current in zip(final["param_groups"], optimizer.param_groups):
-            check(group)
-            for i, (saved_id, p) in enumerate(zip(group["params"], current["params"])):
-                saved[p] = final["state"].get(saved_id, {})
-                for key in buffers:
-                    value = saved[p].get(key)
-                    if value is None:
-                        continue
-                    if value.shape != p.shape:
-                        raise ValueError(
-                            f"{label(current, i)} does not fit its saved {key} of shape {tuple(value.shape)}"
-                        )
-                    if getattr(value, "placements", None) != getattr(p, "placements", None):
-                        raise ValueError(f"{label(current, i)} is sharded otherwise than its saved {key}")
-
-    # Runs before the user's hooks.
-    def restore(_: Optimizer) -> None:
-        for p, state in saved.items():
-            for key in buffers:
-                if state.get(key) is not None:
-                    optimizer.state[p][key] = state[key].to(p.device)
-            for key, dtype in scalars.items():
-                if key in state:
-                    optimizer.state[p][key] = torch.as_tensor(state[key], dtype=dtype, device="cpu")
-
-    handles = (
-        optimizer.register_load_state_dict_pre_hook(keep),
-        optimizer.register_load_state_dict_post_hook(restore, prepend=True),
-    )
+    groups = optimizer.param_groups
+    named_now = []
+    if isinstance(group, dict) and "params" in group:
+        named_now = _make_names([*groups, group], with_pairs=not optimizer.__dict__.get("_constructing"))
+    count = len(groups)
     try:
-        load(state_dict)
-    finally:
-        for handle in handles:
-            handle.remove()
+        add(group)
+        added = optimizer.param_groups[-1]
+        for i, p in enumerate(added["params"]):
+            if problem := refusal(p, added):
+                raise ValueError(f"{problem}, but {label(added, i)} is {p.dtype} on {p.device}")
+    except BaseException:
+        del optimizer.param_groups[count:]
+        for each in named_now:
+            del each["param_names"]
+        raise
+
+
+def _make_names(groups: list[dict[str, Any]], *, with_pairs: bool) -> list[dict[str, Any]]:
+    """Where only some groups name their parameters, name those of the others, and return these groups."""
+    new = groups[-1]
+    if not isinstance(new["params"], Tensor | set):
+        new["params"] = list(new["params"])
+    in_pairs = any(isinstance(p, tuple) for p in new["params"])
+    unnamed = [i for i, group in enumerate(groups) if "param_names" not in group and not (group is new and in_pairs)]
+    if len(unnamed) == len(groups) or (in_pairs and not with_pairs):
+        return []
+    for i in unnamed:
+        size = 1 if isinstance(groups[i]["params"], Tensor) else len(groups[i]["params"])
+        groups[i]["param_names"] = [f"group_{i}.parameter_{j}" for j in range(size)]
+    return [groups[i] for i in unnamed]

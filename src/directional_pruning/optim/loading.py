@@ -1,0 +1,96 @@
+"""Load an optimizer's state as it was saved: in its precision, and not in part."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .checks import label
+from .warn import warn_caller
+
+__all__ = ["load_uncast"]
+
+
+def load_uncast(
+    optimizer: Optimizer,
+    load: Callable[[dict[str, Any]], None],
+    state_dict: dict[str, Any],
+    *,
+    buffers: dict[str, str],
+    scalars: dict[str, torch.dtype],
+    check: Callable[[dict[str, Any]], None],
+) -> None:
+    """Call ``load(state_dict)`` and then put tensors in as they were saved.
+
+    torch casts every state tensor but ``step`` to the parameter's dtype, which would round a float32 dual to bfloat16.
+
+    Args:
+        load: ``Optimizer.load_state_dict``, bound to ``optimizer``.
+        buffers: state tensors of the parameter's shape that keep their saved dtype, each with the option that needs it
+            where it is not 0.
+        scalars: state scalars that stay on the CPU, with their dtype.
+        check: called with each saved parameter group; raises ValueError for one that cannot be used.
+    """
+    saved: dict[Tensor, dict[str, Any]] = {}
+    missing: list[str] = []
+    has_stepped = bool(optimizer.state) or "_checked" in optimizer.__dict__
+
+    # Runs after the user's hooks and sees the state as they left it.
+    def keep(_: Optimizer, final: dict[str, Any]) -> dict[str, Any]:
+        # A checkpoint that was flattened gives {} for what it does not have.
+        states = {i: _without_empty(state) for i, state in final["state"].items()}
+        for group, current in zip(final["param_groups"], optimizer.param_groups):
+            check(group)
+            for i, (saved_id, p) in enumerate(zip(group["params"], current["params"])):
+                saved[p] = states.get(saved_id, {})
+                for key, option in buffers.items():
+                    if saved[p].get(key) is not None:
+                        _check_fit(key, saved[p][key], p, label(current, i))
+                    # Distributed checkpoints read only what the optimizer has, and this one had no use for it yet.
+                    elif has_stepped and group.get(option, 0) > 0 and not current.get(option, 0):
+                        missing.append(f"{key} of {label(current, i)} (its {option} is {group[option]})")
+                if "dual" in saved[p] and (lost := [key for key in scalars if key not in saved[p]]):
+                    raise ValueError(f"{label(current, i)} has a saved dual and no saved {lost[0]}")
+        return {**final, "state": states}
+
+    # Runs before the user's hooks.
+    def restore(_: Optimizer) -> None:
+        for p, state in saved.items():
+            own = optimizer.state[p] if state else {}
+            for key, value in state.items():
+                if key in buffers and value is not None:
+                    own[key] = value.to(p.device)
+                elif key in scalars:
+                    own[key] = torch.as_tensor(value, dtype=scalars[key], device="cpu")
+                # A base's scalars, as the mu_product of NAdam.
+                elif isinstance(value, Tensor) and value.ndim == 0 < p.ndim and own[key].dtype != value.dtype:
+                    own[key] = value.to(own[key].device)
+
+    handles = (
+        optimizer.register_load_state_dict_pre_hook(keep),
+        optimizer.register_load_state_dict_post_hook(restore, prepend=True),
+    )
+    try:
+        load(state_dict)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if missing:
+        others = f" and {len(missing) - 1} more" if missing[1:] else ""
+        warn_caller(
+            f"not loaded: {missing[0]}{others}: it starts anew (if the checkpoint has it, set c and momentum as they "
+            "were saved before get_state_dict)"
+        )
+
+
+def _without_empty(state: Any) -> Any:
+    return {key: value for key, value in state.items() if not (isinstance(value, dict) and not value)}
+
+
+def _check_fit(key: str, value: Tensor, p: Tensor, name: str) -> None:
+    if value.shape != p.shape:
+        raise ValueError(f"{name} does not fit its saved {key} of shape {tuple(value.shape)}")
+    if getattr(value, "placements", None) != getattr(p, "placements", None):
+        raise ValueError(f"{name} is sharded otherwise than its saved {key}")
