@@ -67,7 +67,18 @@ def test_matrices_without_a_layer_are_weights():
 
 def test_tables_of_tokens_and_positions_without_a_layer_are_positions():
     names = ["pos_embed", "positional_embedding", "posEmbedding", "rel_pos_h", "height_rel", "cls_tokens", "latents"]
-    names += ["registers", "prompts", "queries", "query_tokens", "level_embed", "query"]
+    names += [
+        "registers",
+        "prompts",
+        "queries",
+        "query_tokens",
+        "level_embed",
+        "query",
+        "pe",
+        "pos_enc",
+        "ctx",
+        "mem_kv",
+    ]
     assert set(kinds_of(**dict.fromkeys(names, (6, 4)))) == {"position"}
     assert set(kinds_of(a=(1, 6, 4), b=(6, 1, 4), c=(1, 7, 7, 4))) == {"position"}
     assert kinds_of("LearnedPositionalEncoding", weight=(6, 4)) == ["position"]
@@ -80,6 +91,7 @@ def test_the_query_of_an_attention_that_owns_its_three_matrices_is_a_weight():
 
 def test_scales_of_several_dimensions_are_known_by_name_or_by_the_class_of_their_owner():
     assert set(kinds_of(A_log=(8, 4), weight_scale_inv=(2, 2), gamma=(3, 8), scale_shift_table=(6, 8))) == {"norm"}
+    assert set(kinds_of(layerscale_1=(2, 8), lambda1=(4, 8), attn_temp=(4, 2), ls_gamma=(2, 8))) == {"norm"}
     assert kinds_of("GroupedRMSNorm", weight=(2, 8)) == ["norm"]
     assert kinds_of("NormLinear", weight=(2, 8)) == ["weight"]
 

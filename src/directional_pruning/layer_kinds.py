@@ -28,10 +28,11 @@ _LISTS = (nn.ParameterList, nn.ParameterDict)
 
 # Words of a name, asked only where neither the owner nor the shape decides.
 _MATRIX = re.compile(r"weights?|kernels?|filters?|conv|proj(ections?)?|matrix")
-_SCALE = re.compile(r"scales?|gains?|alphas?|betas?|gammas?|temperatures?|log")  # the zero of a logarithm is a one
+# The zero of a logarithm is a one.
+_SCALE = re.compile(r"(layer)?scales?|gains?|alphas?|betas?|gammas?|lambdas?|temp|temperatures?|tau|log")
 _POSITION = re.compile(
-    r"pos|positions?|positional|rel|relative|cls|registers?|prompts?|prefix|quer(y|ies)|latents?"
-    r"|(pos|cls|rel|abs)?(tokens?|emb|embeds?|embeddings?)"
+    r"w?pe|pos|positions?|positional|rel|relative|cls|registers?|prompts?|prefix|ctx|quer(y|ies)|latents?|null|mem"
+    r"|memory|tables?|(pos|cls|rel|abs)?(tok|tokens?|emb|embeds?|embeddings?|enc|encodings?)"
 )
 
 
