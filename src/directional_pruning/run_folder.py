@@ -1,16 +1,15 @@
 """The format of a run folder: its files, their names, and how they are written, read and checked. No torch."""
 
-import json
 import math
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .files import CorruptFileError, parse_json, replacing, write_json
+from .files import CorruptFileError, parse_json, write_json
 
 Record = dict[str, Any]
 
@@ -20,6 +19,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"  # one for the run, and one for each network in the network's folder
 SUMMARY = "summary.json"  # written last: a run that has it is finished
 SWEEP = "sweep.json"
+LOCK = "train.lock"  # while a process trains the run
 SPARSE_WEIGHTS = "model.sparse.safetensors"
 # In the folder of a network:
 CHECKPOINT = "checkpoint.pt"
@@ -108,40 +108,12 @@ def sweep_runs(folder: Path) -> list[Path]:
     if not path.exists():
         return [folder]
     try:
-        return [folder / str(name) for name in parse_json(path.read_bytes())["runs"]]
-    except (ValueError, KeyError, TypeError) as error:
+        names = parse_json(path.read_bytes()).get("runs")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError("runs is not a list of names")
+    except ValueError as error:
         raise CorruptFileError(f"{path} is not a readable sweep: {error}") from error
-
-
-def metrics_writer(folder: Path, network: str, epochs: int) -> Callable[[Record], None]:
-    """A function that adds a record of a network, as one line, to the network's metrics and to the run's.
-
-    The first record replaces the network's old file, because a resumed training reports the past epochs again.
-    """
-    path, mode = folder / network / METRICS, "w"
-
-    def write(record: Record) -> None:
-        nonlocal mode
-        with open(path, mode) as file:
-            file.write(json.dumps({"network": network, "epochs": epochs, **record}) + "\n")
-        mode = "a"
-        parts = (folder / name / METRICS for name in NETWORKS)
-        with replacing(folder / METRICS) as beside:
-            beside.write_text("".join(part.read_text() for part in parts if part.exists()))
-
-    return write
-
-
-def read_new_metrics(folder: Path, network: str, start: int) -> tuple[list[Record], int]:
-    """The epochs of a network that were written after the first ``start`` bytes, and where to start the next time."""
-    path = folder / network / METRICS
-    if not path.exists() or (size := path.stat().st_size) == start:
-        return [], start
-    with open(path, "rb") as file:
-        start = file.seek(start if size > start else 0)  # a shorter file was started anew
-        lines, newline, _ = file.read().rpartition(b"\n")
-    records = [record for record in map(json.loads, lines.splitlines()) if "epoch" in record]
-    return records, start + len(lines) + len(newline)
+    return [folder / name for name in names]
 
 
 def read_metrics(folder: Path) -> tuple[list[Record], dict[str, str]]:

@@ -1,12 +1,15 @@
 """The command's application object, exit codes and error messages."""
 
+import errno
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 from ..files import CorruptFileError
+from .signals import exit_code, handle_signals
 
 try:
     import typer
@@ -14,7 +17,7 @@ try:
 except ModuleNotFoundError as missing:
     raise SystemExit(f"dirprune needs {missing.name}: pip install 'directional-pruning[cli]'") from missing
 
-__all__ = ["RUN", "app", "main", "repeat_flags", "stop"]
+__all__ = ["RUN", "app", "main", "one_line", "repeat_flags", "stop"]
 
 app = typer.Typer(
     help="Train a neural network once and end with a sparse one: no retraining, no sparsity level to choose.\n\n"
@@ -27,10 +30,32 @@ RUN = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.",
 
 
 def main() -> None:
-    """Run the command. A user's mistake ends it with one line and exit code 2, a diverged training with 1."""
+    """Run the command.
+
+    A user's mistake, or a file that cannot be read or written, ends it with one line and exit code 2; a diverged
+    training with 1; a signal with 128 and its number.
+    """
+    _open_standard_files()
+    with handle_signals():
+        _run()
+
+
+def _open_standard_files() -> None:
+    """Open ``/dev/null`` for each standard file that is closed; else the next file would get its number, and texts."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+
+
+def _run() -> None:
     try:
         code = app(repeat_flags(sys.argv[1:]), standalone_mode=False)
-        stop("stopped" if code == 130 else "", code or 0)
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        sys.stdout.flush()  # here, where a pipe that was closed can be reported
+        if code == 130:
+            raise KeyboardInterrupt
+        stop("", code or 0)
     except TyperException as error:
         stop(error.format_message(), error.exit_code)
     except CorruptFileError as error:
@@ -39,9 +64,9 @@ def main() -> None:
         advice = "" if "pip install" in str(error) else ": pip install 'directional-pruning[all]'"
         stop(f"{error}{advice}", 2)
     except OSError as error:
-        stop(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+        stop(one_line(error), 2)
     except (KeyboardInterrupt, typer.Abort):
-        stop("stopped", 130)
+        stop("stopped", exit_code())
     except RuntimeError:  # for example: the first process has ended, and with it the connection
         _wait_for_rank_zero()
         raise
@@ -76,13 +101,35 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def one_line(error: OSError) -> str:
+    """The file and what is wrong with it; an error of a write that names no file is of standard output."""
+    if error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if error.errno in (errno.EPIPE, errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF):
+        return f"standard output: {error.strerror}"
+    return str(error)
+
+
 def stop(message: str, code: int) -> NoReturn:
     """End the command; a message is one line on standard error."""
     if message:
-        if code != 130:
+        if code < 128:
             _wait_for_rank_zero()
-        print(f"dirprune: {' '.join(message.splitlines())}", file=sys.stderr)
+        with suppress(OSError):  # a closed terminal; the exit code remains
+            print(f"dirprune: {' '.join(message.splitlines())}", file=sys.stderr)
+    _close_output()
     sys.exit(code)
+
+
+def _close_output() -> None:
+    """Write what is left of the output; Python would complain about a pipe that was closed with a traceback."""
+    for file in (sys.stdout, sys.stderr):
+        try:
+            if file is not None:
+                file.flush()
+        except OSError:
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 def _wait_for_rank_zero() -> None:

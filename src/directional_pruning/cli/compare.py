@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from .app import RUN, app
+from .progress import Screen
 from .tables import show_comparison
 
 __all__ = ["compare", "report"]
@@ -42,6 +42,6 @@ def compare(
     from ..report import comparison_rows, write_comparison
     from ..run_folder import SWEEP
 
-    show_comparison(Console(), comparison_rows(runs))
+    show_comparison(Screen(), comparison_rows(runs))
     inside = len(runs) == 1 and (runs[0] / SWEEP).exists()
     print(write_comparison(runs, out or (runs[0] if inside else Path()) / "comparison.html"))

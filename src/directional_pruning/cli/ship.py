@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from .app import RUN, app, stop
+from .progress import Screen
 
 __all__ = ["compact", "export", "size"]
 
@@ -54,7 +54,7 @@ def compact(
     for label, pair in (("parameters", done.parameters), ("multiply-adds of a sample", done.multiply_adds)):
         table.add_row(label, *(f"{count:,}" for count in pair))
     table.add_row("test accuracy", *(f"{accuracy:.2%}" for accuracy in done.test_accuracy))
-    Console().print(table)
+    Screen().print(table)
     print(f"{done.path}: {done.path.stat().st_size:,} bytes")
 
 
@@ -86,4 +86,4 @@ def size(
         times, bits = part.dense_bytes / part.sparse_bytes, (part.bits_per_nonzero, part.least_bits_per_nonzero)
         table.add_row(label, f"{part.sparse_bytes:,}", f"1/{times:.1f}", *(f"{b:.2f}" for b in bits))
     print(f"{file}: {exact.total:,} numbers, {exact.total - exact.nonzeros:,} of them zero ({share:.2%})")
-    Console().print(table)
+    Screen().print(table)

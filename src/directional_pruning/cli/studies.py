@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .app import RUN, app, stop
+from .progress import Screen
+from .signals import exit_code
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -172,7 +174,7 @@ def _study() -> "Iterator[Progress]":
     # Denormal numbers, frequent in a decaying network, slow a CPU down several times.
     torch.set_flush_denormal(True)
     try:
-        with Bars() as bars:
+        with Bars(console=Screen()) as bars:
             shown: dict[str, Any] = {}
 
             def on_progress(task: str, done: int, total: int, record: Mapping[str, Any] | None = None) -> None:
@@ -186,4 +188,4 @@ def _study() -> "Iterator[Progress]":
     except ArithmeticError as error:
         stop(str(error), 1)
     except KeyboardInterrupt:
-        stop("stopped; the same command resumes", 130)
+        stop("stopped; the same command resumes", exit_code())

@@ -6,10 +6,9 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from .app import stop
-from .progress import training_progress
+from .app import one_line, stop
+from .progress import Screen, training_progress
+from .signals import deferred_signals, exit_code
 from .tables import show_comparison, show_findings, train_table
 
 if TYPE_CHECKING:
@@ -54,13 +53,20 @@ def train_and_report(start: "Start", *, jobs: int, quiet: bool) -> None:
     from ..runs import train_sweep
 
     folder, runs, processes = start.folder, start.runs, start.processes
-    screen = Console(quiet=quiet or not processes.first)
+    screen = Screen(quiet=quiet or not processes.first)
+    advice = f"go on with: dirprune train --resume {quote(str(folder))}"
     try:
-        with training_progress(screen, runs, start.recipe.epochs) as progress:
-            diverged = train_sweep(runs, start.splits, jobs=jobs, progress=progress, processes=processes)
-    except (KeyboardInterrupt, ChildProcessError) as error:
-        message = f"{str(error) or 'stopped'}; go on with: dirprune train --resume {quote(str(folder))}"
-        stop(message if processes.first else "", 130 if isinstance(error, KeyboardInterrupt) else 1)
+        with deferred_signals() as stopped, training_progress(screen, runs, start.recipe.epochs) as progress:
+            options = {"jobs": jobs, "progress": progress, "processes": processes}
+            diverged = train_sweep(runs, start.splits, stop=stopped, **options)
+    except KeyboardInterrupt:
+        stop(f"stopped; {advice}" if processes.first else "", exit_code())
+    except ChildProcessError as error:
+        stop(f"{error}; {advice}" if processes.first else "", 1)
+    except BlockingIOError:  # another process trains the run
+        raise
+    except OSError as error:
+        stop(f"{one_line(error)}; {advice}", 2)
     if not processes.first:
         stop("", 0)  # a failure here would make torchrun end the first process while it writes
     pages = {run: write_report(run) for run in runs}

@@ -6,7 +6,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from ..files import CorruptFileError, replacing
+from ..files import CorruptFileError, append, replacing
 
 __all__ = ["cache_folder", "fetch"]
 
@@ -31,11 +31,11 @@ def fetch(url: str, path: Path, md5: str) -> Path:
     digest, done, show_progress = hashlib.md5(usedforsecurity=False), 0, sys.stderr.isatty()
     with replacing(path) as temporary:
         try:
-            with urllib.request.urlopen(url, timeout=30) as response, open(temporary, "wb") as file:
+            with urllib.request.urlopen(url, timeout=30) as response:
                 total = int(response.headers.get("Content-Length") or 0)
                 while chunk := response.read(1 << 20):
                     digest.update(chunk)
-                    file.write(chunk)
+                    append(temporary, chunk)
                     done += len(chunk)
                     if show_progress:
                         of = f" of {total / 1e6:.0f}" if total else ""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..files import CorruptFileError, replacing
+from ..files import CorruptFileError, write_with
 from ..progress import Progress, ignore_progress
 from ..tensors import module_mode, read_torch_file
 from .curve import BezierCurve, Curve, straight_line
@@ -147,8 +147,7 @@ class _Checkpoint:
         """Write the state after ``epoch`` epochs, atomically."""
         state = {"curve": self.identity, "epoch": epoch, "bend": self.weights}
         state |= {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-        with replacing(self.path) as beside, open(beside, "wb") as file:
-            torch.save(state, file)
+        write_with(self.path, lambda file: torch.save(state, file))
 
     def load(self) -> int:
         """Restore weights, optimizer and scheduler in place; the number of epochs done, 0 without a file."""

@@ -1,5 +1,6 @@
 """The configuration of a run: from a recipe to ``config.json`` and back."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -42,7 +43,12 @@ def create_run(folder: Path, recipe: Recipe, device: torch.device, **facts: int)
         **facts,
         "versions": versions(torch.__version__) | machine,
     }
-    write_json(folder / CONFIG, config)
+    try:
+        write_json(folder / CONFIG, config)
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()  # else the same command would find that it exists
+        raise
 
 
 def load_run(folder: Path) -> tuple[Recipe, torch.device]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..data import Splits, TextSplits
 from ..deploy import load_sparse, save_sparse
-from ..files import CorruptFileError, replacing
+from ..files import CorruptFileError, replacing, write_with
 from ..run_folder import SPARSE_WEIGHTS, WEIGHTS
 from ..sparsity import sparsity_report
 from ..training import evaluate
@@ -90,8 +90,7 @@ def compact_run(folder: Path, out: Path | None = None) -> Compacted:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about its own code
         program = torch.export.export(smaller, (inputs,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-        with replacing(path) as beside, open(beside, "wb") as file:
-            torch.export.save(program, file)
+        write_with(path, lambda file: torch.export.save(program, file))
     both = network, smaller
     reports = [sparsity_report(each, inputs[:1]) for each in both]
     accuracy = [evaluate(each, splits.test.batches(64))["accuracy"] for each in both]

@@ -1,8 +1,6 @@
 """A run: one folder in which a dense baseline and a sparse network are trained from the same start."""
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ..data import Splits, TextSplits
 from ..files import replacing, write_json
 from ..progress import Progress, ignore_progress
-from ..run_folder import CHECKPOINT, NETWORKS, SUMMARY, WEIGHTS, Record, metrics_writer
+from ..run_folder import CHECKPOINT, NETWORKS, SUMMARY, WEIGHTS, Record
 from ..training import (
     SINGLE_PROCESS,
     Batches,
@@ -28,10 +26,13 @@ from ..training import (
     parallelize,
 )
 from .config import load_run
+from .events import event_writer
+from .locking import locked_runs
+from .metrics import metrics_writer
 from .recipe import Recipe
 from .summary import summarize
 
-__all__ = ["train_network", "train_run"]
+__all__ = ["train_both", "train_network", "train_run"]
 
 
 def train_run(
@@ -55,8 +56,22 @@ def train_run(
         options: of :func:`train_network`.
 
     Raises:
-        NonFiniteError, CorruptFileError: as :func:`~directional_pruning.training.fit`.
+        BlockingIOError: if another process trains the run.
+        NonFiniteError, CorruptFileError, TrainingStopped: as :func:`~directional_pruning.training.fit`.
     """
+    with locked_runs([folder], processes):
+        return train_both(folder, progress=progress, splits=splits, processes=processes, **options)
+
+
+def train_both(
+    folder: Path,
+    *,
+    progress: Progress,
+    splits: Splits | TextSplits | None,
+    processes: Processes,
+    **options: Any,
+) -> Record:
+    """What :func:`train_run` does, for a caller that holds the run's lock."""
     recipe, device = load_run(folder)
     device = processes.local_device(device)
     splits = splits or recipe.splits(device)
@@ -80,12 +95,14 @@ def train_network(
     processes: Processes = SINGLE_PROCESS,
     checkpoint_every: int = 5,
     checkpoint_seconds: float = 300.0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train one network of a run, or continue where it was stopped; its epochs are written to ``metrics.jsonl``.
 
     Args:
         device: the device of this process.
         checkpoint_every, checkpoint_seconds: epochs or seconds between checkpoints, the most that a kill can cost.
+        stop: as for :func:`~directional_pruning.training.fit`.
     """
     (folder / network).mkdir(exist_ok=True)
     if processes.first:
@@ -101,7 +118,8 @@ def train_network(
         seed = recipe.seed * 1_000_003 + epoch
         return splits.train.batches(recipe.batch_size, shuffle_seed=seed, first=first, part=part)
 
-    with measured_convolutions(device), _record_writer(folder, network, recipe, processes) as write:
+    write = _record_writer(folder, network, recipe, processes)
+    with measured_convolutions(device):
 
         def write_and_report(task: str, done: int, total: int, record: Mapping[str, Any] | None = None) -> None:
             if processes.first and record is not None:
@@ -125,6 +143,7 @@ def train_network(
                 progress=write_and_report,
                 task=task,
                 processes=processes,
+                stop=stop,
             )
         except NonFiniteError as error:
             if processes.first:  # a run that diverged must not look like one that was stopped
@@ -151,27 +170,18 @@ def _build(recipe: Recipe, device: torch.device, processes: Processes) -> tuple[
     return core, model
 
 
-@contextmanager
-def _record_writer(
-    folder: Path, network: str, recipe: Recipe, processes: Processes
-) -> Iterator[Callable[[Record], None]]:
+def _record_writer(folder: Path, network: str, recipe: Recipe, processes: Processes) -> Callable[[Record], None]:
     """A function that writes a record to ``metrics.jsonl`` and, if the recipe wants them, TensorBoard events."""
     write = metrics_writer(folder, network, recipe.epochs)
     if not (recipe.tensorboard and processes.first):
-        yield write
-        return
-    from torch.utils.tensorboard import SummaryWriter
+        return write
+    write_events = event_writer(folder / "tensorboard" / network)
 
-    events = folder / "tensorboard" / network
-    shutil.rmtree(events, ignore_errors=True)
-    with SummaryWriter(events) as writer:
+    def write_both(record: Record) -> None:
+        write(record)
+        write_events(record)
 
-        def write_both(record: Record) -> None:
-            write(record)
-            for name in record.keys() - {"epoch"} if "epoch" in record else ():
-                writer.add_scalar(name, record[name], record["epoch"])
-
-        yield write_both
+    return write_both
 
 
 def _save_weights(core: nn.Module, path: Path, processes: Processes) -> None:

@@ -14,6 +14,7 @@ from ..run_folder import CONFIG, sweep_runs
 from ..tensors import pick_device
 from ..training import Processes, join_processes
 from .config import create_run, load_run, move_run
+from .locking import locked_runs
 from .recipe import Recipe
 from .sweep import create_sweep, prepare_torch
 
@@ -58,6 +59,7 @@ def resume_runs(folder: Path, values: Mapping[str, Any], device: str = "auto", *
     Raises:
         ValueError: for values, data, device and processes that do not fit together; then the runs stay as they were.
         FileNotFoundError, CorruptFileError: for a folder without a readable run.
+        BlockingIOError: for a run that another process trains.
     """
     runs = sweep_runs(folder)
     loaded = [load_run(run) for run in runs]
@@ -65,8 +67,9 @@ def resume_runs(folder: Path, values: Mapping[str, Any], device: str = "auto", *
     place = loaded[0][1] if device == "auto" else pick_device(device)
     processes, splits = _prepare(recipes, place, jobs)
     if processes.first and (values or device != "auto"):
-        for run in runs:
-            move_run(run, place, **values)
+        with locked_runs(runs):
+            for run in runs:
+                move_run(run, place, **values)
     processes.barrier()
     return Start(folder, runs, recipes[0], splits, processes)
 

@@ -2,9 +2,10 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -15,11 +16,13 @@ import torch
 
 from ..data import Splits, TextSplits
 from ..progress import Progress, ignore_progress
-from ..run_folder import NETWORKS, SUMMARY, read_new_metrics, write_sweep
-from ..training import SINGLE_PROCESS, NonFiniteError, Processes
+from ..run_folder import NETWORKS, SUMMARY, write_sweep
+from ..training import SINGLE_PROCESS, NonFiniteError, Processes, TrainingStopped
 from .config import create_run, load_run
+from .locking import baseline_run, locked_runs
+from .metrics import read_new_metrics
 from .recipe import Recipe
-from .run import train_network, train_run
+from .run import train_both, train_network
 
 __all__ = ["create_sweep", "prepare_torch", "train_sweep"]
 
@@ -33,6 +36,14 @@ def create_sweep(folder: Path, recipes: Sequence[Recipe], device: torch.device, 
         FileExistsError: if the folder exists.
     """
     folder.mkdir(parents=True)
+    try:
+        _create_runs(folder, recipes, device, **facts)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # else the same command would find that it exists
+        raise
+
+
+def _create_runs(folder: Path, recipes: Sequence[Recipe], device: torch.device, **facts: int) -> None:
     baselines: dict[tuple[Any, ...], Path] = {}
     names = []
     for recipe in recipes:
@@ -55,6 +66,7 @@ def train_sweep(
     jobs: int = 1,
     progress: Progress = ignore_progress,
     processes: Processes = SINGLE_PROCESS,
+    stop: Callable[[], bool] = lambda: False,
     **options: Any,
 ) -> dict[Path, str]:
     """Train the runs in ``folders``, or continue where they were stopped; finished runs are skipped.
@@ -64,27 +76,33 @@ def train_sweep(
         jobs: networks that are trained side by side on the one device, each in its own process.
         progress: called for each network under the name ``str(folder / network)``.
         processes: those that train every network together, instead of ``jobs``.
+        stop: asks for an end after the next step, as in :func:`~directional_pruning.training.fit`.
         options: of ``train_network``.
 
     Returns:
         For each run that diverged, the error message; the other runs continue.
+
+    Raises:
+        BlockingIOError: if another process trains one of the runs.
+        TrainingStopped: if ``stop`` returned True; the runs can be resumed.
     """
     unfinished = [folder for folder in folders if not (folder / SUMMARY).exists()]
-    diverged = _train_side_by_side(unfinished, jobs, progress, options) if jobs > 1 else {}
-    for folder in unfinished:
-        baseline = _baseline_run(folder)
-        if folder in diverged or baseline in diverged:
-            diverged.setdefault(folder, diverged.get(baseline, ""))
-            continue
-        try:
-            train_run(folder, progress=progress, splits=splits, processes=processes, **options)
-        except NonFiniteError as error:
-            diverged[folder] = str(error)
+    with locked_runs(unfinished, processes):
+        diverged = _train_side_by_side(unfinished, jobs, progress, stop, options) if jobs > 1 else {}
+        for folder in unfinished:
+            baseline = baseline_run(folder)
+            if folder in diverged or baseline in diverged:
+                diverged.setdefault(folder, diverged.get(baseline, ""))
+                continue
+            try:
+                train_both(folder, progress=progress, splits=splits, processes=processes, stop=stop, **options)
+            except NonFiniteError as error:
+                diverged[folder] = str(error)
     return diverged
 
 
 def _train_side_by_side(
-    folders: Iterable[Path], jobs: int, progress: Progress, options: dict[str, Any]
+    folders: Iterable[Path], jobs: int, progress: Progress, stop: Callable[[], bool], options: dict[str, Any]
 ) -> dict[Path, str]:
     """Train every network in one of ``jobs`` processes, a shared baseline once; return the runs that diverged."""
     # Baselines first: a run is finished when both of its networks are.
@@ -92,10 +110,12 @@ def _train_side_by_side(
     spawn = multiprocessing.get_context("spawn")  # CUDA cannot be used in a forked process
     threads = max(1, torch.get_num_threads() // jobs)
     diverged: dict[Path, str] = {}
-    with ProcessPoolExecutor(min(jobs, len(tasks) or 1), mp_context=spawn, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(min(jobs, len(tasks) or 1), mp_context=spawn, initializer=_start_worker) as pool:
+        _mask_interrupt(blocked=True)
         futures: dict[Future[None], Path] = {
             pool.submit(_train_in_worker, folder, network, threads, options): folder for folder, network in tasks
         }
+        _mask_interrupt(blocked=False)
         try:
             bytes_read = dict.fromkeys(tasks, 0)
             running = set(futures)
@@ -111,25 +131,22 @@ def _train_side_by_side(
                         future.result()
                     except NonFiniteError as error:
                         diverged.setdefault(futures[future], str(error))
+                if running and stop():
+                    raise TrainingStopped
         except BrokenProcessPool as error:
+            if stop():
+                raise TrainingStopped from error  # the signal came to the workers too
             raise ChildProcessError("a training process was killed; the machine may lack memory for --jobs") from error
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
+            _end_workers(pool)
             raise
     return diverged
 
 
-def _baseline_run(folder: Path) -> Path:
-    """The run that trains the dense baseline of this one; the run itself unless it shares another's."""
-    link = folder / "sgd"
-    return Path(os.path.normpath(folder / link.readlink())).parent if link.is_symlink() else folder
-
-
-def _end_with_parent() -> None:
+def _start_worker() -> None:
     """Leave Ctrl-C to the parent process, and end when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _mask_interrupt(blocked=False)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:
@@ -140,10 +157,38 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _mask_interrupt(*, blocked: bool) -> None:
+    """Hold Ctrl-C back, or let it through: a process that starts inherits this, and would print a traceback."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK if blocked else signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
 def _train_in_worker(folder: Path, network: str, threads: int, options: dict[str, Any]) -> None:
-    recipe, device = load_run(folder)
-    prepare_torch(min(recipe.threads or threads, threads))
-    train_network(folder, network, recipe, device, recipe.splits(device), **options)
+    """Train one network; SIGTERM ends the process, after a checkpoint."""
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        recipe, device = load_run(folder)
+        prepare_torch(min(recipe.threads or threads, threads))
+        train_network(folder, network, recipe, device, recipe.splits(device), stop=lambda: bool(received), **options)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if received:
+            os._exit(128 + signal.SIGTERM)
+
+
+def _end_workers(pool: ProcessPoolExecutor) -> None:
+    """Let every worker write a checkpoint and end; a second Ctrl-C kills them."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    workers = multiprocessing.active_children()
+    try:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
 def prepare_torch(threads: int | None) -> None:

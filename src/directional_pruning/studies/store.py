@@ -16,7 +16,7 @@ import safetensors.torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from ..files import CorruptFileError, replacing
+from ..files import CorruptFileError, replacing, write_with
 from ..progress import Progress
 
 __all__ = ["SavedProducts", "SavedRows", "discard_outdated", "load_arrays", "save_arrays", "save_state"]
@@ -28,8 +28,7 @@ SECONDS_BETWEEN_WRITES = 1.0
 
 def save_arrays(path: Path, /, **arrays: Any) -> None:
     """Write arrays and texts to an ``.npz`` file, atomically."""
-    with replacing(path) as beside, open(beside, "wb") as file:
-        np.savez(file, **arrays)
+    write_with(path, lambda file: np.savez(file, **arrays))
 
 
 def load_arrays(path: Path, **settings: str | int) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from .device import measured_convolutions
 from .distributed import SINGLE_PROCESS, STRATEGIES, Processes, full_state_dict, join_processes, parallelize
 from .evaluation import Batches, Loss, evaluate
-from .loop import fit
+from .loop import TrainingStopped, fit
 from .nonfinite import NonFiniteError
 from .schedules import constant_schedule, cosine_schedule, drop_schedule, paper_schedule
 
@@ -12,6 +12,7 @@ __all__ = [
     "Batches",
     "Loss",
     "NonFiniteError",
+    "TrainingStopped",
     "evaluate",
     "fit",
     "measured_convolutions",

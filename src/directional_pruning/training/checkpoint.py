@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..files import CorruptFileError, replacing
+from ..files import CorruptFileError, write_with
 from ..tensors import read_torch_file
 from .distributed import SINGLE_PROCESS, Processes, full_state_dict, load_full_state_dict
 
@@ -88,9 +88,7 @@ def save_checkpoint(
         "progress": progress,
     }
     if processes.first:
-        with replacing(path) as beside, open(beside, "wb") as file:
-            # An open file, because torch's own message about a failed write names neither file nor reason.
-            torch.save(state, file)
+        write_with(path, lambda file: torch.save(state, file))
     processes.barrier()
 
 

@@ -20,7 +20,11 @@ from .evaluation import Batches, Loss, evaluate
 from .nonfinite import NonFiniteError, blame, first_non_finite
 from .totals import EpochTotals
 
-__all__ = ["fit"]
+__all__ = ["TrainingStopped", "fit"]
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """Training was asked to stop before its end; the checkpoint, if there is one, holds every step so far."""
 
 
 def fit(
@@ -40,6 +44,7 @@ def fit(
     progress: Progress = ignore_progress,
     task: str = "training",
     processes: Processes = SINGLE_PROCESS,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place and return one record per epoch.
 
@@ -58,6 +63,8 @@ def fit(
             a stop, and ``progress`` is first called for the past epochs.
         progress: called under the name ``task`` after each epoch, with the epoch's record.
         processes: those that train ``model`` together; it is already parallelized over them.
+        stop: called at each step. Where it returns True, in any of the processes, the checkpoint is written after this
+            step (of several processes on other devices than a CPU, up to 32 steps later) and training ends.
 
     Returns:
         Records with epoch (from 1), step, lr, train_loss, train_accuracy, validation_loss, validation_accuracy,
@@ -66,6 +73,7 @@ def fit(
         steps of the epoch.
 
     Raises:
+        TrainingStopped: if ``stop`` returned True before the last step was done.
         NonFiniteError: for a loss or a weight that is not finite. On a CPU the step that would use it is not taken;
             on other devices up to 32 more steps are. The checkpoint file is still the last good one.
         CorruptFileError: for a checkpoint that cannot be read or belongs to another network or optimizer.
@@ -77,6 +85,11 @@ def fit(
     graphs = device.type == "cuda" and core._compiled_call_impl is not None
     saver = Checkpointer(checkpoint, core, optimizer, scheduler, processes, checkpoint_seconds)
     records, unfinished = saver.records, saver.totals
+
+    def save_due() -> bool:
+        # All processes save together: by the first one's clock, or if any has to stop.
+        return stop() or (processes.first and saver.overdue())
+
     for record in records:
         progress(task, record["epoch"], epochs, record)
     step = (records[-1]["step"] if records else 0) + (unfinished["batches"] if unfinished else 0)
@@ -93,16 +106,18 @@ def fit(
             for x, y, logits, loss in _forward_parts(model, inputs, labels, loss_fn, autocast, accumulate):
                 totals.add(step, loss, logits, y)
                 if read_each_step:
-                    totals.read(step, saver.overdue(), cause=lambda x=x: blame(core, x, processes))
+                    totals.read(step, save_due(), cause=lambda x=x: blame(core, x, processes))
                 (loss if len(y) == len(labels) else loss * (len(y) / len(labels))).backward()
             optimizer.step()
             totals.batches += 1
-            if not read_each_step and totals.full:
-                totals.read(step, saver.overdue())
+            if not read_each_step and (totals.full or (processes.size == 1 and stop())):
+                totals.read(step, save_due())
             if totals.save_due:
                 _check_weights(core, step, epoch, processes)
                 saver.save(totals.state())
                 totals.save_due = False
+                if any(processes.all_gather(stop())):
+                    raise TrainingStopped
         totals.read(step)
         unfinished = None
         if scheduler is not None:
@@ -114,10 +129,12 @@ def fit(
             measured = evaluate(core, validation(), autocast=autocast, processes=processes)
             record |= {"validation_loss": measured["loss"], "validation_accuracy": measured["accuracy"]}
         records.append(record | {"seconds": saver.elapsed()})
-        # The first process's clock decides, because all have to save together.
-        if epoch % checkpoint_every == 0 or epoch == epochs or processes.broadcast(saver.overdue()):
+        stopping = any(processes.all_gather(stop()))
+        if epoch % checkpoint_every == 0 or epoch == epochs or stopping or processes.broadcast(saver.overdue()):
             saver.save()
         progress(task, epoch, epochs, records[-1])
+        if stopping and epoch < epochs:
+            raise TrainingStopped
     return records
 
 

@@ -50,7 +50,7 @@ class EpochTotals:
 
         Args:
             now: the current step.
-            overdue: whether this process finds a checkpoint overdue. ``save_due`` becomes the first process's answer.
+            overdue: whether this process wants a checkpoint. ``save_due`` becomes True if any process does.
             cause: finds where a loss that is not finite comes from.
 
         Raises:
@@ -67,7 +67,7 @@ class EpochTotals:
         steps, losses, hits, counts = zip(*self._unread)
         values, correct = torch.stack(losses).tolist(), torch.stack(hits).tolist()
         rows = [[value * count, float(right), float(count)] for value, right, count in zip(values, correct, counts)]
-        rows.append([float(overdue and self._processes.first), 0.0, 0.0])
+        rows.append([float(overdue), 0.0, 0.0])
         rows = self._processes.sum(rows, losses[0].device)
         self.save_due = rows.pop()[0] > 0
         for step, (total, right, count) in zip(steps, rows):
