@@ -76,8 +76,8 @@ def train(
     Both start from the same weights and see the same batches: one under the recipe's optimizer, one under the same
     optimizer made to prune as it goes.
 
-    Options not given are those of the recipe. Ctrl-C and SIGTERM are safe: go on with --resume. Under torchrun (torchrun
-    --nproc-per-node 2 -m directional_pruning train ...) the processes train each network together.
+    Options not given are those of the recipe. Ctrl-C and SIGTERM are safe: go on with --resume. Under torchrun
+    (torchrun --nproc-per-node 2 -m directional_pruning train ...) the processes train each network together.
     """
     learning = {"epochs": epochs, "lr": lr, "batch_size": batch_size, "momentum": momentum, "model": model}
     learning |= {"weight_decay": weight_decay, "label_smoothing": label_smoothing, "tensorboard": tensorboard}

@@ -55,11 +55,21 @@ def train_and_report(start: "Start", *, jobs: int, quiet: bool) -> None:
     folder, runs, processes = start.folder, start.runs, start.processes
     screen = Screen(quiet=quiet or not processes.first)
     advice = f"go on with: dirprune train --resume {quote(str(folder))}"
+    unprinted: list[OSError] = []
     try:
-        with deferred_signals() as stopped, training_progress(screen, runs, start.recipe.epochs) as progress:
+        with deferred_signals() as stopped, training_progress(screen, runs, start.recipe.epochs) as show:
+
+            def progress(task: str, done: int, total: int, record: Mapping[str, Any] | None = None) -> None:
+                try:
+                    show(task, done, total, record)
+                except OSError as error:  # a pipe that was closed ends the training as Ctrl-C does
+                    unprinted.append(error)
+
             options = {"jobs": jobs, "progress": progress, "processes": processes}
-            diverged = train_sweep(runs, start.splits, stop=stopped, **options)
+            diverged = train_sweep(runs, start.splits, stop=lambda: stopped() or bool(unprinted), **options)
     except KeyboardInterrupt:
+        if unprinted:
+            stop(f"{one_line(unprinted[0])}; {advice}", 2)
         stop(f"stopped; {advice}" if processes.first else "", exit_code())
     except ChildProcessError as error:
         stop(f"{error}; {advice}" if processes.first else "", 1)
