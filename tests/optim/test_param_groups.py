@@ -178,6 +178,11 @@ def test_the_word_parametrized_or_a_pattern_accepts_that_they_are_spared():
         assert names(prunable_groups(model, skip=skip))[0] == {"3.weight"}
 
 
+def test_frozen_parametrized_weights_are_spared_without_a_word():
+    model = weight_normed().requires_grad_(False).append(nn.Linear(4, 4))
+    assert names(prunable_groups(model))[0] == {"3.weight"}
+
+
 def test_a_removed_parametrization_leaves_a_prunable_weight():
     layer = nn.utils.parametrize.remove_parametrizations(
         nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), "weight"

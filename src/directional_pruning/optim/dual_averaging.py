@@ -49,7 +49,8 @@ class GRDA(Optimizer):
 
     Args:
         params: parameters, named parameters or groups, as for every torch optimizer; see
-            :func:`~directional_pruning.prunable_groups` for groups that spare scales, biases and positions.
+            :func:`~directional_pruning.prunable_groups` for groups that spare scales, biases and positions, and weights
+            under ``weight_norm``, where a row that pruning empties is NaN.
         lr: learning rate, a float or a one-element tensor; start with SGD's.
         c: strength of pruning, >= 0; multiplies the threshold. 0 is SGD.
         mu: growth of the threshold over time, in (0, 1]; the theory asks for (1/2, 1).

@@ -58,9 +58,8 @@ def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias", 
     names: dict[nn.Parameter, str] = {}
     skipped: set[nn.Parameter] = set()
     for name, p in model.named_parameters(remove_duplicate=False):
-        if kinds[name] == "quantized":
-            continue
-        names.setdefault(p, name)
+        if kinds[name] != "quantized":
+            names.setdefault(p, name)
         for item in skip:
             if _is_of(item, name, kinds[name]) if item in _KINDS else fnmatchcase(name, item):
                 skipped.add(p)
@@ -69,13 +68,14 @@ def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias", 
         known = f"{', '.join(_KINDS[:3])} nor {', '.join(_KINDS[3:])} or a parameter's name"
         raise ValueError(f"invalid skip: {sorted(unmatched)[0]!r} (neither {known})")
     parametrized = {p: name for p, name in names.items() if kinds[name] == "parametrized" and p not in skipped}
+    trained = [name for p, name in parametrized.items() if p.requires_grad]
     prune = {p: name for p, name in names.items() if p not in skipped and p not in parametrized}
     keep = {p: name for p, name in names.items() if p not in prune}
-    if not prune and not parametrized:
+    if not prune and not trained:
         raise ValueError(f"nothing to prune: skip={skip} leaves none of the {len(names)} parameters")
-    if parametrized:
+    if trained:
         warnings.warn(
-            f"not pruned: {len(parametrized)} parametrized weight(s), first {next(iter(parametrized.values()))!r}: "
+            f"not pruned: {len(trained)} parametrized weight(s), first {trained[0]!r}: "
             "a zero there need not be a zero of the weight, and weight_norm makes an empty row NaN (to prune them, "
             "remove the parametrization first; to accept this, add 'parametrized' to skip)",
             UserWarning,
