@@ -31,6 +31,8 @@ class _Record:
         ]
         tiny = sum(p.numel() for p in pruned) < _TINY * len(pruned)
         self.watched = pruned[:: -(-len(pruned) // _MOST_TINY)] if tiny else pruned
+        captured = any(group["capturable"] for group in optimizer.param_groups)  # then the host reads no number
+        self.readable = [p for p in self.watched if type(p) is Parameter and p.is_cpu and p.numel() and not captured]
         self.steps = 0
         self.update()
 
@@ -39,8 +41,8 @@ class _Record:
         self.versions = sum(map(_versions_of, self.watched))
         # A write through `p.data` counts no version of p, so the first numbers of one parameter are compared too.
         if self.steps % _STEPS_A_SAMPLE == 0:
-            samples = [p for p in self.watched if type(p) is Parameter and p.is_cpu and p.numel()]
-            self.sampled = samples[self.steps // _STEPS_A_SAMPLE % len(samples)] if samples else None
+            number = self.steps // _STEPS_A_SAMPLE
+            self.sampled = self.readable[number % len(self.readable)] if self.readable else None
             if self.sampled is not None:
                 self.address = self.sampled.data_ptr()
                 self.first = self.sampled.detach().as_strided((min(self.sampled.numel(), 8),), (1,))
