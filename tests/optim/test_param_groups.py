@@ -3,6 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from directional_pruning import GRDA, Directional, prunable_groups, sparsity_report
 
@@ -164,11 +169,15 @@ def test_parametrized_weights_are_spared_with_one_warning():
         groups = prunable_groups(model)
     assert len(said) == 1
     assert said[0].filename == __file__
-    assert groups[0]["params"] == []
+    directions = {f"{i}.parametrizations.weight.original1" for i in (0, 2)}
+    assert (names(groups)[0], [group["c"] for group in groups]) == (directions, [0, 0])
     for make in optimizers(groups):
         optimizer = make()
         assert train(model, optimizer).isfinite()
-        optimizer.load_state_dict(optimizer.state_dict())
+        for flat in (False, True):
+            options = StateDictOptions(flatten_optimizer_state_dict=flat)
+            state = get_optimizer_state_dict(model, optimizer, options=options)
+            set_optimizer_state_dict(model, optimizer, state, options=options)
     assert not any((p == 0).any() for name, p in model.named_parameters() if "original" in name)
 
 

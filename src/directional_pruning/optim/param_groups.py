@@ -39,8 +39,8 @@ def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias", 
 
     Returns:
         The group to prune and, unless it is empty, the group not to prune, with ``param_names``, for
-        :class:`~directional_pruning.GRDA` or any torch optimizer. The first is empty where only parametrized weights
-        are left.
+        :class:`~directional_pruning.GRDA` or any torch optimizer. Where only parametrized weights are left, they are
+        the first group, with ``c = 0`` as the second.
 
     Raises:
         ValueError: for a pattern that matches no parameter, for a model with nothing left to prune, and for a lazy
@@ -70,7 +70,9 @@ def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias", 
     parametrized = {p: name for p, name in names.items() if kinds[name] == "parametrized" and p not in skipped}
     trained = [name for p, name in parametrized.items() if p.requires_grad]
     prune = {p: name for p, name in names.items() if p not in skipped and p not in parametrized}
-    keep = {p: name for p, name in names.items() if p not in prune}
+    # No group is empty: distributed checkpoints cannot load one.
+    first = prune or parametrized
+    keep = {p: name for p, name in names.items() if p not in first}
     if not prune and not trained:
         raise ValueError(f"nothing to prune: skip={skip} leaves none of the {len(names)} parameters")
     if trained:
@@ -81,7 +83,9 @@ def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias", 
             UserWarning,
             stacklevel=2,
         )
-    groups: list[dict[str, Any]] = [{"params": list(prune), "param_names": list(prune.values())}]
+    groups: list[dict[str, Any]] = [{"params": list(first), "param_names": list(first.values())}]
+    if not prune:
+        groups[0]["c"] = 0.0
     if keep:
         groups.append({"params": list(keep), "param_names": list(keep.values()), "c": 0.0})
     return groups
