@@ -212,10 +212,16 @@ class Directional(Optimizer):
         first: list[_Row] = []
         later: list[_Row] = []
         on_cuda, capturable = kernels.available(cuda_too=True), group.get("capturable")
+        states, any_pruned = self.state, any(each["c"] > 0 for each in self.param_groups)
         for w in group["params"]:
-            if w.grad is None or not (group["c"] > 0 or "dual" in self.state.get(w, {})):
+            if w.grad is None:
                 continue
-            state = self.state[w]
+            if not (group["c"] > 0 or "dual" in states.get(w, {})):
+                # A distributed checkpoint needs the state of all parameters or of none, and SGD alone has none.
+                if any_pruned and not states.get(w):
+                    states[w]["updates"] = torch.tensor(0.0, dtype=torch.float32)
+                continue
+            state = states[w]
             rows = later
             if "dual" not in state:
                 rows = first

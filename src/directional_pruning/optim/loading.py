@@ -49,7 +49,7 @@ def load_uncast(
                     if saved[p].get(key) is not None:
                         _check_fit(key, saved[p][key], p, label(current, i))
                     # Distributed checkpoints read only what the optimizer has, and this one had no use for it yet.
-                    elif has_stepped and group.get(option, 0) > 0 and not current.get(option, 0):
+                    elif has_stepped and p.requires_grad and group.get(option, 0) > 0 and not current.get(option, 0):
                         missing.append(f"{key} of {label(current, i)} (its {option} is {group[option]})")
                 if "dual" in saved[p] and (lost := [key for key in scalars if key not in saved[p]]):
                     raise ValueError(f"{label(current, i)} has a saved dual and no saved {lost[0]}")
