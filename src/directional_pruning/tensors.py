@@ -1,4 +1,4 @@
-"""What several rooms need of torch: local shards, module modes, checked files, the device."""
+"""What several rooms need of torch: local shards, values of any tensor, module modes, checked files, the device."""
 
 import warnings
 from collections.abc import Iterator
@@ -9,11 +9,22 @@ from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .files import CorruptFileError
 
-__all__ = ["LOCKED", "local_tensor", "module_mode", "pick_device", "read_torch_file"]
+__all__ = [
+    "LOCKED",
+    "count_nonzeros",
+    "local_tensor",
+    "module_mode",
+    "obstacle",
+    "pick_device",
+    "plain_tensors",
+    "read_torch_file",
+]
 
 # The parameters with zeros that freeze_zeros locks or has locked: there the weights need not follow from a dual.
 LOCKED: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -23,6 +34,59 @@ def local_tensor(t: Any) -> Tensor:
     """The shard of a DTensor that this process holds; any other tensor itself."""
     # Not by its type: importing torch.distributed.tensor takes a second.
     return t.to_local() if hasattr(t, "to_local") else t
+
+
+def obstacle(t: Tensor) -> str:
+    """Why the values of a tensor cannot be read as they are, and what to call first; empty if they can.
+
+    >>> obstacle(torch.empty(2, device="meta"))
+    'it has no values on the meta device (load or initialise it first)'
+    """
+    if is_lazy(t) or t.is_meta or type(t).__name__ == "FakeTensor":
+        return f"it has no values{' on the meta device' if t.is_meta else ''} (load or initialise it first)"
+    if hasattr(t, "to_local"):
+        complete = "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))"
+        return f"it is sharded (call its full_tensor() first, or {complete})"
+    if t.is_quantized or (_is_wrapper(t) and hasattr(t, "dequantize")):
+        return f"it is quantized, {type(t).__name__ if _is_wrapper(t) else t.dtype} (call its dequantize() first)"
+    return f"it is a {type(t).__name__} (make it a torch.Tensor first)" if _is_wrapper(t) else ""
+
+
+def _is_wrapper(t: Tensor) -> bool:
+    """Whether the tensor is of a class that stores its values in other tensors."""
+    return is_traceable_wrapper_subclass(t) or (type(t).__torch_dispatch__ is not Tensor.__torch_dispatch__)
+
+
+def plain_tensors(t: Tensor) -> list[Tensor]:
+    """The tensors with memory that a tensor consists of: itself, its local shard, or what a wrapper stores."""
+    if hasattr(t, "to_local"):
+        return plain_tensors(local_tensor(t))
+    if is_traceable_wrapper_subclass(t):
+        return [part for name in t.__tensor_flatten__()[0] for part in plain_tensors(getattr(t, name))]
+    return [t] if t.layout is torch.strided and not is_lazy(t) else []
+
+
+@torch.no_grad()
+def count_nonzeros(name: str, t: Tensor) -> int:
+    """How many elements are not zero; of a sharded tensor those on all processes, of a quantized one its values.
+
+    Raises ValueError, with the name, for a tensor whose values cannot be read.
+
+    >>> count_nonzeros("weight", torch.eye(3).to(torch.float8_e4m3fn))
+    3
+    """
+    sharded = hasattr(t, "to_local")
+    if (reason := obstacle(t)) and not sharded and "dequantize" not in reason:
+        raise ValueError(f"cannot count the zeros of {name!r}: {reason}")
+    try:
+        values: Any = t.detach()
+        if reason and not sharded:
+            values = t.dequantize()
+        count: Any = ((values if values.layout is torch.strided else values.to_dense()) != 0).sum()
+        return int(count.full_tensor() if sharded else count)
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        reason = reason or f"{t.dtype}, {t.layout} ({str(error).splitlines()[0][:80]})"
+        raise ValueError(f"cannot count the zeros of {name!r}: {reason}") from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from directional_pruning import sparsity_report
 from directional_pruning.deploy.compaction import compact
@@ -634,3 +635,25 @@ def test_several_outputs_of_one_operation():
     smaller = compact(model, torch.randn(2, 3, 9, 9))
     x = torch.randn(3, 3, 12, 12, dtype=torch.float64)
     torch.testing.assert_close(smaller(x), model(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["masked", "parametrized", "compiled"])
+def test_a_network_with_masks_or_parametrizations_is_compacted_as_the_plain_one(form):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+    with torch.no_grad():
+        model[0].weight[:16] = 0
+        model[0].bias[:16] = 0
+    if form == "masked":
+        prune.custom_from_mask(model[0], "weight", (model[0].weight != 0).float())
+        with torch.no_grad():
+            model[0].weight_orig.add_(1)  # the zeros are those of the mask
+    elif form == "parametrized":
+        parametrizations.spectral_norm(model[0])
+    x = torch.randn(5, 8)
+    model(x).sum().backward()
+    names = [name for name, _ in model.named_parameters()]
+    smaller = compact(torch.compile(model, backend="eager") if form == "compiled" else model, x)
+    assert sum(p.numel() for p in smaller.parameters()) == 16 * 8 + 16 + 4 * 16 + 4
+    torch.testing.assert_close(smaller(x), model.eval()(x))
+    assert names == [name for name, _ in model.named_parameters()]

@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
+from directional_pruning.deploy import file_size
 from directional_pruning.deploy.sparse_file import load_sparse, save_sparse
 from directional_pruning.files import CorruptFileError
 
@@ -526,3 +528,137 @@ def test_working_memory_does_not_grow_with_the_tensor(tmp_path):
     assert torch.equal(loaded["w"], weight)
     assert saving < 2 * (tmp_path / "net").stat().st_size + 20e6
     assert loading < weight.nbytes + 20e6
+
+
+# What a state dict carries besides its tensors
+
+
+class Versioned(nn.Linear):
+    """A layer that refuses state dicts without its version, as torchvision's MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+        if local_metadata.get("version") != 2:
+            raise ValueError(f"version {local_metadata.get('version')}")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def test_the_versions_of_the_modules_come_back(tmp_path):
+    model = nn.Sequential(Versioned(4, 4), nn.BatchNorm1d(4))
+    save_sparse(model, tmp_path / "net")
+    loaded: Any = load_sparse(tmp_path / "net")
+    expected: Any = model.state_dict()
+    assert loaded._metadata == expected._metadata
+    assert type(loaded) is type(expected)
+    model.load_state_dict(loaded)
+    save_sparse(loaded, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "net").read_bytes()
+
+
+def test_a_state_dict_without_versions_and_an_old_file_load_without(tmp_path):
+    save_sparse(small_state(), tmp_path / "net")
+    with safe_open(tmp_path / "net", framework="pt") as file:
+        assert file.metadata().keys() == {"format", "version", "tensors", "checksum"}
+    assert not hasattr(load_sparse(tmp_path / "net"), "_metadata")
+
+
+def test_metadata_of_a_module_that_is_not_json_is_refused_with_the_module_named(tmp_path):
+    state: Any = nn.Sequential(nn.Linear(2, 2)).state_dict()
+    state._metadata["0"]["since"] = {1, 2}
+    with pytest.raises(ValueError, match=r"metadata of module '0': .*is not JSON"):
+        save_sparse(state, tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ({"modules": '{"": {"version": 2}}'}, "table of modules does not match its checksum"),
+        ({"modules_checksum": "00000000"}, "table of modules does not match its checksum"),
+        ({"modules": "[]", "modules_checksum": f"{zlib.crc32(b'[]'):08x}"}, "table of modules is no table"),
+        (
+            {"modules": '{"a":1}', "modules_checksum": format(zlib.crc32(b'{"a":1}'), "08x")},
+            "table of modules is malformed",
+        ),
+        ({"modules": None}, "table of modules does not match its checksum"),
+    ],
+)
+def test_versions_that_were_altered_are_refused(tmp_path, lie, reason):
+    save_sparse(nn.Linear(3, 2), tmp_path / "net")
+
+    def change(header: dict, table: dict, body: bytearray) -> None:
+        header["__metadata__"] |= lie
+        for key in [key for key, value in header["__metadata__"].items() if value is None]:
+            del header["__metadata__"][key]
+
+    refused(rewrite(tmp_path / "net", tmp_path / "lie", change), reason)
+
+
+# Weights that are computed
+
+
+@pytest.mark.parametrize("form", ["model", "state dict"])
+def test_a_mask_whose_zeros_the_file_does_not_get_is_named_in_one_warning(tmp_path, form):
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    prune.l1_unstructured(model[0], "weight", 0.95)
+    prune.l1_unstructured(model[1], "weight", 0.5)
+    source = model if form == "model" else model.state_dict()
+    message = (
+        r"'0.weight_orig' is stored with 0% zeros and its layer uses 95%: call torch.nn.utils.prune.remove\(layer, "
+    )
+    with pytest.warns(UserWarning, match=message + "'weight'.* first; so are 1 others") as caught:
+        save_sparse(source, tmp_path / "net")
+    assert [w.filename for w in caught] == [__file__]
+    assert same_state(load_sparse(tmp_path / "net"), model.state_dict())
+    with pytest.warns(UserWarning, match="file_size: " + message) as caught:
+        file_size(model.state_dict())
+    assert caught[0].filename == __file__
+    prune.remove(model[0], "weight")
+    prune.remove(model[1], "weight")
+    save_sparse(model, tmp_path / "small")
+    assert (tmp_path / "small").stat().st_size < (tmp_path / "net").stat().st_size / 1.5
+
+
+def test_computed_weights_that_hide_no_zeros_are_saved_in_silence(tmp_path):
+    layers = [nn.Linear(16, 16) for _ in range(4)]
+    model: Any = nn.Sequential(*layers)
+    with torch.no_grad():
+        for layer in layers[:3]:
+            layer.weight[:8] = 0
+            layer.weight[:, :4] = 0
+            layer.weight[:, 0] = 1e-3
+    parametrizations.weight_norm(model[0])
+    parametrizations.spectral_norm(model[1])
+    prune.custom_from_mask(model[2], "weight", (model[2].weight != 0).float())
+    prune.identity(model[3], "weight")
+    save_sparse(model, tmp_path / "net")
+    assert same_state(load_sparse(tmp_path / "net"), model.state_dict())
+
+
+def test_a_quantized_tensor_is_refused_with_what_to_call(tmp_path):
+    torchao = pytest.importorskip("torchao.quantization")
+    model = nn.Linear(32, 32)
+    torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
+    with pytest.raises(ValueError, match=r"'weight': it is quantized, Int8Tensor \(call its dequantize\(\) first"):
+        save_sparse(model, tmp_path / "net")
+
+
+def test_a_sharded_tensor_is_refused_with_what_to_call(tmp_path):
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    store = distributed.HashStore()
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = nn.Linear(8, 8)
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        match = r"'weight': it is sharded \(call its full_tensor\(\) first, or get_model_state_dict\(model, "
+        with pytest.raises(ValueError, match=match):
+            save_sparse(model, tmp_path / "net")
+        full = {name: t.full_tensor() for name, t in model.state_dict().items()}
+        save_sparse(full, tmp_path / "net")
+    finally:
+        distributed.destroy_process_group()
+    assert load_sparse(tmp_path / "net")["weight"].shape == (8, 8)

@@ -4,12 +4,14 @@ import json
 import re
 import sys
 import warnings
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils import prune
 
 from directional_pruning import cli, load_sparse, save_sparse
 from directional_pruning.cli.tables import train_table
@@ -201,6 +203,69 @@ def test_weights_are_read_from_files_of_every_kind(tmp_path):
         read = read_weights(path)
         assert read.keys() == state.keys()
         assert all(torch.equal(read[name], t) for name, t in state.items())
+
+
+def exported(path):
+    """A network with a view of a weight, tied weights and a buffer, written by torch.export."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 8, bias=False)).eval()
+    model[0].weight = nn.Parameter(masked(8, 8).T)
+    model[2].weight = model[0].weight
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about its own code
+        torch.export.save(torch.export.export(model, (torch.randn(2, 8),)), path)
+    return model.state_dict()
+
+
+def test_weights_of_an_exported_program_are_read_without_running_it(tmp_path):
+    state = exported(tmp_path / "net.pt2")
+    read = read_weights(tmp_path / "net.pt2")
+    assert read.keys() == state.keys()
+    assert all(torch.equal(read[name], t) for name, t in state.items())
+    assert file_size(read).total == sum(t.numel() for t in state.values()) - 64
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_exported_program_that_was_altered_is_refused(tmp_path):
+    exported(tmp_path / "net.pt2")
+    data = (tmp_path / "net.pt2").read_bytes()
+    with ZipFile(tmp_path / "net.pt2") as archive:
+        config = next(name for name in archive.namelist() if name.endswith("model_weights_config.json"))
+        text, prefix = archive.read(config).decode(), config.rpartition("/")[0]
+        weight = archive.read(f"{prefix}/weight_0")
+    at = data.index(weight)
+    (tmp_path / "bad.pt2").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    with pytest.raises(CorruptFileError, match="not a readable exported program"):
+        read_weights(tmp_path / "bad.pt2")
+    for lie in (
+        text.replace('"as_int": 8', '"as_int": 4000000000000'),
+        text.replace('"dtype": 7', '"dtype": 99'),
+        text.replace("weight_0", "weight_77"),
+        text.replace('"use_pickle": false', '"use_pickle": true'),
+        text[:50],
+    ):
+        with ZipFile(tmp_path / "lie.pt2", "w") as archive:
+            archive.writestr(config, lie)
+            archive.writestr(f"{prefix}/weight_0", weight)
+        with pytest.raises(CorruptFileError, match="not a readable exported program") as caught:
+            read_weights(tmp_path / "lie.pt2")
+        assert "\n" not in str(caught.value)
+
+
+def test_size_reads_what_compact_writes_and_names_masks(tmp_path, capsys, monkeypatch):
+    exported(tmp_path / "net.pt2")
+    code, out, err = dirprune(capsys, monkeypatch, "size", tmp_path / "net.pt2")
+    assert (code, err) == (0, "")
+    assert "105 numbers" in out
+    layer = nn.Linear(64, 64)
+    prune.l1_unstructured(layer, "weight", 0.9)
+    torch.save(layer.state_dict(), tmp_path / "net.pt")
+    code, out, err = dirprune(capsys, monkeypatch, "size", tmp_path / "net.pt")
+    assert (code, err) == (0, "")
+    assert out.count("call torch.nn.utils.prune.remove(layer, 'weight') first") == 1
+
+
+def test_float8_is_measured():
+    assert file_size({"w": torch.eye(64).to(torch.float8_e4m3fn)}).nonzeros == 64
 
 
 def test_dense_and_sparse_initializers_of_onnx_are_read(tmp_path):

@@ -1,5 +1,6 @@
 """Verbs that hand a network on: ``export``, ``compact``, ``size``."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,7 @@ def compact(
 
 @app.command()
 def size(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights: .safetensors, .onnx or torch's.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights: .safetensors, .onnx, .pt2 or torch's.")],
 ) -> None:
     """Measure a file of weights: dense, zipped, and as sparse files, beside the limit for zeros at random places."""
     from rich.table import Table
@@ -69,7 +70,9 @@ def size(
 
     state = read_weights(file)
     try:
-        sizes = [file_size(state, values=values) for values in ("float32", "bfloat16")]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            sizes = [file_size(state, values=values) for values in ("float32", "bfloat16")]
     except (ValueError, TypeError, NotImplementedError) as error:
         stop(f"{file}: {error}", 2)
     exact = sizes[0]
@@ -87,3 +90,5 @@ def size(
         table.add_row(label, f"{part.sparse_bytes:,}", f"1/{times:.1f}", *(f"{b:.2f}" for b in bits))
     print(f"{file}: {exact.total:,} numbers, {exact.total - exact.nonzeros:,} of them zero ({share:.2%})")
     Screen().print(table)
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        print(message)

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..files import replacing
 from ..tensors import module_mode
+from ..weights import plain_network
 from .comparison import relative_difference
 
 __all__ = ["export_onnx"]
@@ -61,6 +62,7 @@ def export_onnx(model: nn.Module, example_inputs: Any, path: str | os.PathLike[s
     if not any(isinstance(x, Tensor) and x.ndim for x in inputs):
         kind = type(example_inputs).__name__
         raise TypeError(f"invalid example_inputs: {kind} (must be a tensor with a batch, or a tuple with one)")
+    model = plain_network(model)  # else the file has the masks too
     with module_mode(model, training=False), torch.no_grad():
         proto = _export(model, inputs)
         if sparse:

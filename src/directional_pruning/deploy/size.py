@@ -1,6 +1,7 @@
 """Measure how many bytes a network takes: dense, zipped and as a sparse file, and the theoretical limit."""
 
 import math
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from .sparse_file import load_sparse, save_sparse
+from ..tensors import count_nonzeros
+from .sparse_file import load_sparse, write_sparse
 
 __all__ = ["FileSize", "file_size"]
 
@@ -55,8 +57,7 @@ def file_size(state: Mapping[str, Tensor], *, values: str = "float32") -> FileSi
     with H_k the entropy of the k-th byte of the nonzeros in this tensor; or all bits of the tensor if those are fewer.
     A file can be smaller only if the zeros have a pattern or the bytes of a value depend on each other.
 
-    Raises:
-        ValueError, TypeError: as :func:`save_sparse`.
+    Raises and warns as :func:`save_sparse`.
 
     >>> weight = torch.zeros(256, 256)
     >>> weight[:, ::16] = 1.0
@@ -66,13 +67,14 @@ def file_size(state: Mapping[str, Tensor], *, values: str = "float32") -> FileSi
     """
     with TemporaryDirectory() as folder:
         path = Path(folder, "model.sparse.safetensors")
-        save_sparse(state, path, values=values)
+        if hidden := write_sparse(state, path, values=values):
+            warnings.warn(f"file_size: {hidden}", stacklevel=2)
         # The limit is that of the file: rounded values have fewer bits, and some may have become zero.
         stored, sparse = list(_distinct(load_sparse(path))), path.stat().st_size
     return FileSize(
         values,
         sum(t.numel() for t in stored),
-        sum(int(t.count_nonzero()) for t in stored),
+        sum(count_nonzeros("", t) for t in stored),
         sum(t.nbytes for t in stored),
         sum(map(_zipped, _distinct(state))),
         sparse,

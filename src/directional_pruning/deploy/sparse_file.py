@@ -3,7 +3,9 @@
 import json
 import math
 import os
+import warnings
 import zlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from mmap import ACCESS_READ, mmap
 from typing import Any
@@ -16,15 +18,18 @@ from zstandard import ZstdError
 
 from ..files import CorruptFileError, replacing
 from .codec import Buffers, pack, unpack
+from .hidden_zeros import hidden_zeros
 from .sparse_table import (
     DENSE_DTYPES,
     DTYPE_NAMES,
     DTYPES,
     ROUNDED_DTYPES,
     WIDE_DTYPES,
+    Modules,
     Table,
     check_storable,
     from_metadata,
+    modules_of,
     to_metadata,
 )
 
@@ -48,8 +53,11 @@ def save_sparse(
     They have their old dtype when loaded; a nonzero may round to zero. Never rounded: dense tensors, and vectors of up
     to 65,536 elements (biases, norm scales, running statistics).
 
+    The file has what the state dict has, the versions of the modules included. A UserWarning names a weight that is
+    sparse in its layer but dense in the state dict, which stores what a mask or a parametrization computes it from.
+
     Raises ValueError for an unknown ``values``, a finite value that rounding would make infinite, or a tensor that
-    cannot be stored (complex128, quantized, sparse layout, meta); TypeError for an entry that is not a tensor.
+    cannot be stored (complex128, quantized, sharded, sparse layout, meta); TypeError for what is not a tensor.
 
     >>> import os, tempfile
     >>> weight = torch.zeros(256, 256)
@@ -59,6 +67,14 @@ def save_sparse(
     ...     save_sparse({"weight": weight}, path)
     ...     assert load_sparse(path)["weight"].equal(weight) and os.path.getsize(path) < 1000
     """
+    if hidden := write_sparse(model_or_state_dict, path, values=values):
+        warnings.warn(f"save_sparse: {hidden}", stacklevel=2)
+
+
+def write_sparse(
+    model_or_state_dict: nn.Module | Mapping[str, Tensor], path: str | os.PathLike[str], *, values: str
+) -> str:
+    """As :func:`save_sparse`, but return its warning, empty if there is none."""
     names = ("float32", *ROUNDED_DTYPES)
     if values not in names:
         raise ValueError(f"invalid values: {values!r} (must be one of {', '.join(names)})")
@@ -66,11 +82,13 @@ def save_sparse(
     state = state.state_dict() if isinstance(state, nn.Module) else state
     if not isinstance(state, Mapping):
         raise TypeError(f"cannot store {type(state).__name__}: neither a model nor a state dict")
+    for name, tensor in state.items():
+        check_storable(name, tensor)
+    modules = modules_of(state)
     table: Table = {}
     frames: dict[str, bytes] = {}
     first_names: dict[object, str] = {}
     for name, tensor in state.items():
-        check_storable(name, tensor)
         first_name = first_names.setdefault(_identity(tensor) if tensor.numel() else name, name)
         if first_name != name:
             table[name] = {"same_as": first_name}
@@ -78,11 +96,14 @@ def save_sparse(
         table[name], packed = _encode(name, tensor, ROUNDED_DTYPES.get(values))
         if packed:
             frames[name] = packed
-    _write(path, state, table, frames)
+    _write(path, state, table, modules, frames)
+    return hidden_zeros(model_or_state_dict)
 
 
 def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read a file of ``save_sparse``: an ordinary state dict of contiguous CPU tensors, bit for bit.
+
+    It has the versions of the modules too, as ``state_dict()`` does, if the file has them.
 
     Nothing is unpickled and every checksum is verified. Each size is compared with the bytes in the file before memory
     is allocated. Loading takes memory for the dense tensors and under 100 MB of buffers.
@@ -101,10 +122,13 @@ def load_sparse(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         try:
             # safetensors checks the header; the bytes come from a map of the file, which costs less.
             with safe_open(os.fspath(path), framework="np") as checked:
-                table = from_metadata(checked.metadata() or {})
-            return _read(memoryview(mmap(file.fileno(), 0, access=ACCESS_READ)), table)
+                table, modules = from_metadata(checked.metadata() or {})
+            state: Any = _read(memoryview(mmap(file.fileno(), 0, access=ACCESS_READ)), table)
         except (SafetensorError, ValueError, RecursionError) as error:
             raise CorruptFileError(f"{os.fspath(path)}: {' '.join(str(error).split())}") from error
+    if modules is not None:
+        state._metadata = OrderedDict(modules)  # load_state_dict asks it for the version of each module
+    return state
 
 
 def _identity(tensor: Tensor) -> object:
@@ -149,8 +173,14 @@ def _round(name: str, bits: np.ndarray, dtype: torch.dtype, stored: torch.dtype)
     return rounded.view(torch.int16).numpy()
 
 
-def _write(path: str | os.PathLike[str], state: Mapping[str, Tensor], table: Table, frames: dict[str, bytes]) -> None:
-    header: dict[str, Any] = {"__metadata__": to_metadata(table)}
+def _write(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Tensor],
+    table: Table,
+    modules: Modules | None,
+    frames: dict[str, bytes],
+) -> None:
+    header: dict[str, Any] = {"__metadata__": to_metadata(table, modules)}
     # The widest first and the frames last: then each tensor begins at a multiple of its element size.
     names = [name for name in table if "same_as" not in table[name]]
     names.sort(key=lambda name: 0 if name in frames else -state[name].itemsize)
@@ -168,12 +198,12 @@ def _write(path: str | os.PathLike[str], state: Mapping[str, Tensor], table: Tab
 
 
 def _read(file: memoryview, table: Table) -> dict[str, Tensor]:
-    """The state dict of a file that safetensors accepts."""
+    """The tensors of a file that safetensors accepts."""
     start = 8 + int.from_bytes(file[:8], "little")
     header = json.loads(bytes(file[8:start]))
     if header.keys() - {"__metadata__"} != {name for name, entry in table.items() if "same_as" not in entry}:
         raise ValueError("the table of tensors does not list what the file holds")
-    state: dict[str, Tensor] = {}
+    state: OrderedDict[str, Tensor] = OrderedDict()
     buffers = Buffers()
     for name, entry in table.items():
         try:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..files import CorruptFileError
 from ..tensors import read_torch_file
+from .exported_programs import is_exported_program, read_exported_program
 from .sparse_file import load_sparse
 from .sparse_table import FORMAT
 
@@ -21,11 +22,12 @@ _KEYS = ("model", "state_dict", "model_state_dict")
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read all tensors of a ``.safetensors`` file (sparse or plain), a ``.onnx`` file, or a file of ``torch.save``.
+    """Read all tensors of a file: ``.safetensors`` (sparse or plain), ``.onnx``, of torch.save or torch.export.save.
 
     A file of ``torch.save`` is read with ``weights_only=True``, so nothing in it is executed. In a training checkpoint
     the state dict may be under "model", "state_dict" or "model_state_dict"; its entries that are no tensors are left
-    out. Of an ONNX model the initializers are read.
+    out. Of an ONNX model the initializers are read, of an
+    exported program (``.pt2``) the parameters, buffers and constants.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -45,7 +47,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         return _read_onnx(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    return _read_torch(path)
+    return read_exported_program(path) if is_exported_program(path) else _read_torch(path)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

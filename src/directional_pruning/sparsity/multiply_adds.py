@@ -11,8 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..tensors import module_mode
-from ..weights import count_nonzeros, layer_weights, plain_tensors
+from ..tensors import count_nonzeros, module_mode, plain_tensors
+from ..weights import layer_weights
 from .products import products
 
 __all__ = ["Counter", "count_multiply_adds"]

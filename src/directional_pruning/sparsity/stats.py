@@ -8,7 +8,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..layer_kinds import KINDS, PRUNABLE, parameter_kinds
-from ..weights import count_nonzeros, layer_weights
+from ..tensors import count_nonzeros
+from ..weights import layer_weights
 from .multiply_adds import count_multiply_adds
 
 __all__ = ["LayerSparsity", "SparsityReport", "sparsity_report"]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ...weights import plain_network
 from .solve import remove_channels
 from .trace import trace
 from .verify import refuse_if_different
@@ -33,6 +34,7 @@ def compact(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
 
     Args:
         model: a network that ``torch.fx`` can trace; a part that cannot be traced stays as it is. It is not changed.
+            Weights that a mask, a parametrization or a weight norm computes are plain parameters of the result.
         example_inputs: a tensor, or a tuple of the first arguments of ``forward``. Any batch and values will do.
 
     Returns:
@@ -69,6 +71,7 @@ def compact(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
     if not any(isinstance(x, Tensor) for x in inputs):
         kind = type(example_inputs).__name__
         raise TypeError(f"invalid example_inputs: {kind} (must be a tensor, or a tuple with one)")
+    model = plain_network(model)
     with _default_float64():
         inputs = tuple(_to_float64(x) if isinstance(x, Tensor) else x for x in inputs)
         original, network = (copy.deepcopy(model).to("cpu").double().eval() for _ in range(2))
