@@ -176,7 +176,9 @@ def test_no_zeros_are_said_at_the_end_only_and_not_where_c_is_zero():
     for ordinary in (grda(model, c=0.0), SGD(model.parameters(), lr=0.1)):
         with SparsityMonitor(model, ordinary, interval=5):
             train(model, ordinary, 10)
-    with SparsityMonitor(model, grda(model, c=1e-9)):
+    model = network()
+    optimizer = grda(model, c=1e-9)
+    with SparsityMonitor(model, optimizer):
         pass  # no step, nothing to say
     with pytest.raises(IndexError), SparsityMonitor(model, optimizer, interval=1):
         train(model, optimizer, 3) or [][0]  # the error is what the user has to see

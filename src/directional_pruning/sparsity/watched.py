@@ -62,12 +62,13 @@ def count_elements(each: Watched, before: Tensor | None) -> tuple[Tensor, Tensor
     if not each.pruned:
         return torch.stack([zero + w.numel(), zero, zero, not_finite]), None
     nonzero = w != 0
-    rows = nonzero.sum(dim=tuple(range(1, w.ndim))) if w.ndim > 1 else nonzero.sum().reshape(1)
+    # Of bytes into int32, because on the CPU that is four times as fast as torch's own sum of bools.
+    rows = (nonzero.flatten(1) if w.ndim > 1 else nonzero.reshape(1, -1)).view(torch.uint8).sum(1, dtype=torch.int32)
     cut = any(getattr(placement, "dim", 0) for placement in getattr(each.p, "placements", ()))
     dead = (rows == 0).sum() if w.ndim > 1 and not cut else zero
     revivals = zero
     if before is not None and before.shape == w.shape and before.device == w.device:
-        revivals = torch.gt(nonzero, before).sum()
+        revivals = torch.gt(nonzero, before).count_nonzero()
     return torch.stack([rows.sum(), revivals, dead, not_finite]), nonzero
 
 
