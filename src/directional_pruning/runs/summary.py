@@ -1,5 +1,6 @@
 """The results of a finished run: test accuracy, file sizes, layers, a histogram of the weights, and a judgement."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from ..data import Splits, TextSplits
 from ..deploy import file_size, save_sparse
 from ..layer_kinds import PRUNABLE, parameter_kinds
-from ..optim import prunable_groups
 from ..run_folder import NETWORKS, SPARSE_WEIGHTS, WEIGHTS, Record, read_metrics
 from ..sparsity import sparsity_report
 from ..training import Batches, evaluate
@@ -89,13 +89,11 @@ def _weight_statistics(models: dict[str, nn.Module], recipe: Recipe, bins: int =
     for name, weights in flat.items():
         histogram[name] = torch.histc(weights[weights != 0], bins, -limit, limit).long().tolist()
         histogram[f"{name}_zeros"] = int((weights == 0).sum())
-    report = sparsity_report(models["grda"])
-    pruned = set(prunable_groups(models["grda"], skip=recipe.skip)[0]["param_names"])
-    layers = [
-        {"name": x.name, "shape": x.shape, "total": x.total, "nonzeros": x.nonzeros, "prunable": x.prunable}
-        | {"pruned": x.name in pruned}
-        for x in report.layers
-    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # training said already what it does not prune
+        optimizer = recipe.optimizer(models["grda"], "grda")
+    report, keys = sparsity_report(models["grda"], optimizer=optimizer), ("name", "shape", "total", "nonzeros")
+    layers = [{key: getattr(x, key) for key in (*keys, "prunable", "pruned")} for x in report.layers]
     return {"parameters": report.total, "layers": layers, "histogram": histogram}
 
 
