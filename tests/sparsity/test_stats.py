@@ -126,3 +126,12 @@ def test_the_table_is_readable():
 def test_an_empty_model_has_no_zeros():
     assert sparsity_report(nn.ReLU()).sparsity == 0.0
     assert "all parameters" in str(sparsity_report(nn.ReLU()))
+
+
+def test_names_that_moved_to_deploy_are_still_found():
+    from directional_pruning import deploy, sparsity
+
+    for name in ("FileSize", "compact", "export_onnx", "file_size", "load_sparse", "read_weights", "save_sparse"):
+        assert getattr(sparsity, name) is getattr(deploy, name)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        sparsity.nothing  # noqa: B018
