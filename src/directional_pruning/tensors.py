@@ -63,7 +63,11 @@ def plain_tensors(t: Tensor) -> list[Tensor]:
         return plain_tensors(local_tensor(t))
     if is_traceable_wrapper_subclass(t):
         return [part for name in t.__tensor_flatten__()[0] for part in plain_tensors(getattr(t, name))]
-    return [t] if t.layout is torch.strided and not is_lazy(t) else []
+    if is_lazy(t) or t.is_mkldnn or (t.is_nested and t.layout is torch.strided):  # its memory is not open
+        return []
+    if t.layout is torch.strided:
+        return [t]
+    return [t._values() if t.layout is torch.sparse_coo else t.values()]
 
 
 @torch.no_grad()

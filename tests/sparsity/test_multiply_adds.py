@@ -142,6 +142,9 @@ PRODUCTS = {
     "convolution in 3 dimensions": (
         nn.Conv3d(2, 4, 3, padding=1), (torch.randn(1, 2, 4, 4, 4),), {"weight": 64 * 4 * 2 * 27}, True
     ),
+    "sparse layout": (
+        Call(lambda m, x: torch.sparse.mm(m.w, x.T), w=torch.ones(16, 8).to_sparse()), (BATCH,), {"w": 3 * 128}, False
+    ),
     "embedding": (nn.Embedding(10, 4), (torch.tensor([[1, 2]]),), {}, True),
     "bag of embeddings": (nn.EmbeddingBag(10, 4), (torch.tensor([[1, 2]]),), {}, True),
     "elementwise": (Call(lambda m, x: x * m.w + m.w, w=VECTOR.clone()), (BATCH,), {}, True),
@@ -156,7 +159,7 @@ def test_each_product_counts_once_for_each_pair_that_is_multiplied(name):
         assert torch_count(model, *inputs) == sum(by_hand.values())
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("name", [name for name in PRODUCTS if name != "sparse layout"])
 def test_a_zero_in_a_weight_takes_its_share_of_the_products_away(name):
     model, inputs, by_hand, _ = PRODUCTS[name]
     model = copy.deepcopy(model)
@@ -318,6 +321,35 @@ def test_a_weight_that_is_computed_has_the_products_of_its_layer(kind):
     assert layer.multiply_adds == report.multiply_adds == 3 * 64
     assert layer.sparse_multiply_adds == layer.multiply_adds // (4 if kind == "pruned" else 1)
     assert len(report.layers) == 2
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "bilinear"])
+def test_a_mask_on_a_layer_of_one_fused_operation_takes_its_products_away(kind):
+    model = nn.LSTM(IN, H) if kind == "LSTM" else nn.Bilinear(4, 6, 3)
+    inputs = (torch.randn(TIMES, B, IN),) if kind == "LSTM" else (torch.randn(2, 4), torch.randn(2, 6))
+    name = "weight_ih_l0" if kind == "LSTM" else "weight"
+    prune.l1_unstructured(model, name, 0.75)
+    layer = next(x for x in sparsity_report(model, inputs).layers if x.name == name)
+    expected = TIMES * B * 4 * H * IN if kind == "LSTM" else 2 * 3 * 4 * 6
+    assert (layer.multiply_adds, layer.sparse_multiply_adds) == (expected, expected // 4)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_is_two_products_of_activations():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def forward(m, x):
+        q, k, v = (y.view(1, SEQUENCE, HEADS, -1).transpose(1, 2) for y in m.qkv(x).chunk(3, -1))
+        return flex_attention(q, k, v)
+
+    model = Call(forward, qkv=nn.Linear(WIDTH, 3 * WIDTH))
+    found = counts(model, torch.randn(1, SEQUENCE, WIDTH))
+    assert found == {"qkv.weight": SEQUENCE * 3 * WIDTH * WIDTH, None: 2 * SEQUENCE * SEQUENCE * WIDTH}
+
+
+def test_a_linear_layer_counts_the_rows_of_nested_sequences():
+    x = torch.nested.nested_tensor([torch.randn(2, 8), torch.randn(3, 8)], layout=torch.jagged)
+    assert counts(nn.Linear(8, 4), x) == {"weight": 5 * 32}
 
 
 # Operations that hide products

@@ -1,11 +1,13 @@
 """Count the multiply-adds of one forward pass, each under the weight that takes part in it."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +21,8 @@ __all__ = ["Counter", "count_multiply_adds"]
 
 # A part of a tensor: the weight it belongs to, its elements, and how many of them are not zero.
 Share = tuple[str, int, int]
+# Parts of the names of operations that have products in them.
+_PRODUCT = re.compile(r"linear|matmul|mm|conv|attention|lstm|gru|rnn|einsum")
 # Namespaces of operations whose products are known; others may hide some.
 _NAMESPACES = {"aten", "prim", "prims", "c10d", "_c10d_functional", "fsdp", "profiler", "inductor"}
 
@@ -47,6 +51,8 @@ def _no_fusion() -> Iterator[None]:
 
 class Counter(TorchDispatchMode):
     """Adds up the multiply-adds of every product under the name of its weight."""
+
+    supports_higher_order_operators = True
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -77,17 +83,21 @@ class Counter(TorchDispatchMode):
         kwargs = kwargs or {}
         rule = products(func)
         # In inference mode composite operations, such as linear and matmul, arrive whole.
-        if rule is None and hasattr(func, "decompose"):
+        if rule is None and not types and hasattr(func, "decompose"):
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)
-        if rule is not None:
+        if rule is not None and any(t.is_nested and t.layout is torch.strided for t in _tensors((args, kwargs))):
+            self.unknown.add(f"{_name(func)} of nested tensors")
+        elif rule is not None:
             if self._sharded:  # FSDP gathers the parameters of a layer only while it runs
                 self._find_weights()
             for multiply_adds, operands in rule(out, *args, **kwargs):
                 self._add(multiply_adds, operands)
+        elif _may_hide_products(func, types):
+            self.unknown.add(_name(func))
         self._derive(func, (args, kwargs), out, product=rule is not None)
         return out
 
@@ -133,15 +143,15 @@ class Counter(TorchDispatchMode):
 
     def _derive(self, func: Any, arguments: Any, out: Any, *, product: bool) -> None:
         """Note whether the results follow from weights and constants alone, and from which weight."""
-        tensors = [t for t in tree_leaves(arguments) if isinstance(t, Tensor)]
+        tensors = _tensors(arguments)
         names = [self._names(t) for t in tensors]
         weights = [t for t, name in zip(tensors, names) if name]
         shares: tuple[Share, ...] | None = None
         if None not in names:
             shares = self._of_result(func, weights, {name for each in names for name in each or ()}, product)
         elif not product and getattr(func, "namespace", "aten") not in _NAMESPACES and any(t.ndim > 1 for t in weights):
-            self.unknown.add(str(func).removesuffix(".default"))
-        for storage in (storage for t in tree_leaves(out) if isinstance(t, Tensor) for storage in _storages(t)):
+            self.unknown.add(_name(func))
+        for storage in (storage for t in _tensors(out) for storage in _storages(t)):
             if shares is None:
                 self._derived.pop(storage, None)
             elif storage not in self._weights:
@@ -157,6 +167,22 @@ class Counter(TorchDispatchMode):
         largest = max(weights, key=Tensor.numel)  # the others are scales or masks
         found = self._names(largest) or ()
         return ((found[0], 0, 0),) if len(found) == 1 else self._shares(largest)
+
+
+def _name(func: Any) -> str:
+    return str(func).removesuffix(".default")
+
+
+def _may_hide_products(func: Any, types: Any) -> bool:
+    """Whether products may happen inside an operation that is none itself, where the counter does not see them."""
+    if isinstance(func, HigherOrderOperator):  # control flow
+        return True
+    of_others = bool(types) or getattr(func, "namespace", "aten") not in _NAMESPACES
+    return of_others and bool(_PRODUCT.search(_name(func)))
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
 
 
 def _storages(t: Tensor) -> list[StorageWeakRef]:

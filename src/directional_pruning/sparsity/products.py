@@ -53,9 +53,14 @@ def _added(out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> Product
     yield a.numel() * (b.shape[-1] if b.ndim == 3 else 1), (a, b)
 
 
+def _sparse_added(out: Tensor, bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> Products:
+    """A matrix in a sparse layout, zeros included as everywhere, times a matrix."""
+    yield a.numel() * b.shape[-1], (a, b)
+
+
 def _trilinear(out: Tensor, a: Tensor, weight: Tensor, b: Tensor, *_: Any) -> Products:
     """Bilinear layers, out[n, o] = sum_ij a[n, i] weight[o, i, j] b[n, j]: first a with the weight, then with b."""
-    yield a.shape[0] * weight.numel(), (weight,)
+    yield a.shape[0] * weight.numel(), (weight, a)
     yield out.numel() * weight.shape[-1], (a, b)
 
 
@@ -78,7 +83,7 @@ def _recurrent(position: int) -> Rule:
         weights = given if isinstance(given, (list, tuple)) else args[position - 1 : position + 1]
         for weight in weights:
             if weight.ndim == 2:  # no bias; each row of the input, at each time and in each sample, meets it once
-                yield x.numel() // x.shape[-1] * weight.numel(), (weight,)
+                yield x.numel() // x.shape[-1] * weight.numel(), (weight, x)
 
     return rule
 
@@ -90,6 +95,7 @@ _RULES: dict[str, Rule] = {
     "vdot": _elementwise,
     "addmv": _added,
     "addbmm": _added,
+    "_sparse_addmm": _sparse_added,
     "_trilinear": _trilinear,
     "conv_tbc": _convolution_tbc,
     "mkldnn_rnn_layer": _recurrent(1),
@@ -97,7 +103,16 @@ _RULES: dict[str, Rule] = {
     "miopen_rnn": _recurrent(1),
     "_lstm_mps": _recurrent(2),
     **dict.fromkeys(
-        ("_int_mm", "_grouped_mm", "_scaled_grouped_mm", "_weight_int8pack_mm", "_weight_int4pack_mm"), _rows
+        (
+            "linear",
+            "matmul",
+            "_int_mm",
+            "_grouped_mm",
+            "_scaled_grouped_mm",
+            "_weight_int8pack_mm",
+            "_weight_int4pack_mm",
+        ),
+        _rows,
     ),
     **dict.fromkeys(
         (
