@@ -1,15 +1,19 @@
-"""GRDA where people train: Accelerate, Lightning, Hugging Face's Trainer, timm; each ends a few steps sparser."""
+"""Both optimizers where people train: Accelerate, Lightning, Hugging Face's Trainer, timm; each ends sparser."""
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from directional_pruning import GRDA, prunable_groups
+from directional_pruning import GRDA, Directional, prunable_groups
 
 pytestmark = pytest.mark.slow
 
 STRONG = {"lr": 0.4, "c": 0.05, "mu": 0.7}
+MAKE = {
+    "GRDA": lambda model: GRDA(prunable_groups(model), **STRONG),
+    "Directional": lambda model: Directional(torch.optim.AdamW(prunable_groups(model), lr=0.05), c=0.6, mu=0.7),
+}
 
 
 def points():
@@ -36,10 +40,10 @@ def accuracy(model):
     return (model(x).argmax(1) == y).float().mean().item()
 
 
-def by_hand():
+def by_hand(make):
     """The same training without a framework."""
     model = network()
-    optimizer = GRDA(prunable_groups(model), **STRONG)
+    optimizer = make(model)
     for _ in range(6):
         for x, y in points():
             optimizer.zero_grad()
@@ -52,19 +56,24 @@ def same(model, other):
     return all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
 
 
+@pytest.fixture(scope="module", params=MAKE.values(), ids=MAKE)
+def make(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def plain():
-    model = by_hand()
+def plain(make):
+    model = by_hand(make)
     assert 0.2 * weights(model) < zeros(model) < weights(model)
     assert accuracy(model) > 0.9
     return model
 
 
-def test_accelerate(plain, tmp_path):
+def test_accelerate(plain, make, tmp_path):
     accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True)
     model = network()
-    model, optimizer, loader = accelerator.prepare(model, GRDA(prunable_groups(model), **STRONG), points())
+    model, optimizer, loader = accelerator.prepare(model, make(model), points())
 
     def epochs(n):
         for _ in range(n):
@@ -89,7 +98,7 @@ def test_accelerate(plain, tmp_path):
 )
 # Advice of Lightning on machines of more than two processors; 64 points need no workers.
 @pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers:UserWarning")
-def test_lightning(plain, tmp_path):
+def test_lightning(plain, make, tmp_path):
     lightning = pytest.importorskip("lightning")
 
     class Module(lightning.LightningModule):
@@ -102,7 +111,7 @@ def test_lightning(plain, tmp_path):
             return nn.functional.cross_entropy(self.net(x), y)
 
         def configure_optimizers(self):
-            return GRDA(prunable_groups(self.net), **STRONG)
+            return make(self.net)
 
     def trainer(epochs):
         return lightning.Trainer(
@@ -125,7 +134,7 @@ def test_lightning(plain, tmp_path):
     assert same(resumed.net, plain)
 
 
-def test_trainer_of_transformers(tmp_path):
+def test_trainer_of_transformers(make, tmp_path):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
 
@@ -160,12 +169,12 @@ def test_trainer_of_transformers(tmp_path):
         return model
 
     def instance(model):
-        return {"optimizers": (GRDA(prunable_groups(model), **STRONG), None)}
+        return {"optimizers": (make(model), None)}
 
     def by_class(_):
         return {"optimizer_cls_and_kwargs": (GRDA, STRONG)}
 
-    for optimizer in (instance, by_class):
+    for optimizer in (instance, by_class) if make is MAKE["GRDA"] else (instance,):
         folder = tmp_path / optimizer.__name__
         model = train(folder, optimizer)
         assert 0.05 * weights(model) < zeros(model) < weights(model)

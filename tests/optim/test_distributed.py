@@ -220,12 +220,13 @@ def a_snapshot_before_the_first_step_changes_nothing(rank, world, folder):
     assert_same_bits(everything(model, optimizer), everything(twin, one))
 
 
-def a_checkpoint_is_saved(rank, world, folder):
+def a_checkpoint_is_saved(rank, world, folder, make=make):
     model, twin = shard(halves()), halves()
     optimizer, one = make(model, **SGD), make(twin, **SGD)
     advance(model, optimizer, range(5))
-    states = dict(zip(("model", "optimizer"), dcs.get_state_dict(model, optimizer), strict=True))
-    dcp.save(states, checkpoint_id=folder / "checkpoint")
+    options = dcs.StateDictOptions(flatten_optimizer_state_dict=make is make_directional)
+    states = dict(zip(("model", "optimizer"), dcs.get_state_dict(model, optimizer, options=options), strict=True))
+    dcp.save(states, checkpoint_id=folder / make.__name__)
     saved = everything(model, optimizer)
     assert saved["wide.weight"]["dual"].dtype == torch.float32
     assert len({tensors["step"].item() for tensors in saved.values()}) > 1
@@ -234,34 +235,45 @@ def a_checkpoint_is_saved(rank, world, folder):
     advance(twin, one, range(10))
     assert_same_bits(final, everything(twin, one))
     if rank == 0:
-        torch.save((saved, final), folder / "expected.pt")
+        torch.save((saved, final), folder / f"{make.__name__}.pt")
 
 
-def a_checkpoint_of_two_processes_goes_on_on_three(rank, world, folder):
-    saved, final = torch.load(folder / "expected.pt", weights_only=True)
+def a_checkpoint_of_directional_is_saved(rank, world, folder):
+    a_checkpoint_is_saved(rank, world, folder, make_directional)
+
+
+def a_checkpoint_of_two_processes_goes_on_on_three(rank, world, folder, make=make):
+    saved, final = torch.load(folder / f"{make.__name__}.pt", weights_only=True)
     model = shard(halves(seed=7))
     optimizer = make(model, **SGD)
-    states = dict(zip(("model", "optimizer"), dcs.get_state_dict(model, optimizer), strict=True))
-    dcp.load(states, checkpoint_id=folder / "checkpoint")
-    dcs.set_state_dict(model, optimizer, model_state_dict=states["model"], optim_state_dict=states["optimizer"])
+    options = dcs.StateDictOptions(flatten_optimizer_state_dict=make is make_directional)
+    states = dict(zip(("model", "optimizer"), dcs.get_state_dict(model, optimizer, options=options), strict=True))
+    dcp.load(states, checkpoint_id=folder / make.__name__)
+    dcs.set_state_dict(
+        model, optimizer, model_state_dict=states["model"], optim_state_dict=states["optimizer"], options=options
+    )
     assert_same_bits(everything(model, optimizer), saved)
     advance(model, optimizer, range(5, 10))
     assert_same_bits(everything(model, optimizer), final)
 
 
+def a_checkpoint_of_directional_goes_on_on_three(rank, world, folder):
+    a_checkpoint_of_two_processes_goes_on_on_three(rank, world, folder, make_directional)
+
+
 def a_gathered_state_goes_to_one_process_and_back(rank, world, folder):
     options = dcs.StateDictOptions(full_state_dict=True)
-    model, twin, again = shard(halves()), halves(seed=7), shard(halves(seed=8))
-    optimizers = [make(each, **SGD) for each in (model, twin, again)]
-    advance(model, optimizers[0], range(5))
-    for source, target in ((0, 1), (1, 2)):
-        networks = (model, twin, again)
-        weights, state = dcs.get_state_dict(networks[source], optimizers[source], options=options)
-        dcs.set_state_dict(
-            networks[target], optimizers[target], model_state_dict=weights, optim_state_dict=state, options=options
-        )
-    assert_same_bits(everything(again, optimizers[2]), everything(model, optimizers[0]))
-    assert isinstance(optimizers[2].state[again.wide.weight]["dual"], DTensor)
+    for each_make in (make, make_directional):
+        networks = model, _, again = shard(halves()), halves(seed=7), shard(halves(seed=8))
+        optimizers = [each_make(each, **SGD) for each in networks]
+        advance(model, optimizers[0], range(5))
+        for source, target in ((0, 1), (1, 2)):
+            weights, state = dcs.get_state_dict(networks[source], optimizers[source], options=options)
+            dcs.set_state_dict(
+                networks[target], optimizers[target], model_state_dict=weights, optim_state_dict=state, options=options
+            )
+        assert_same_bits(everything(again, optimizers[2]), everything(model, optimizers[0]))
+        assert isinstance(optimizers[2].state[again.wide.weight]["dual"], DTensor)
 
 
 SCENARIOS = {
@@ -275,11 +287,13 @@ SCENARIOS = {
         a_snapshot_before_the_first_step_changes_nothing,
         a_gathered_state_goes_to_one_process_and_back,
         a_checkpoint_is_saved,
+        a_checkpoint_of_directional_is_saved,
     ),
     3: (
         fsdp_gives_the_one_process_result,
         the_report_is_that_of_the_whole_network,
         a_checkpoint_of_two_processes_goes_on_on_three,
+        a_checkpoint_of_directional_goes_on_on_three,
     ),
 }
 

@@ -1,9 +1,9 @@
 """The base of Directional: which optimizers it may be, and a warning where it steps by itself."""
 
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 from torch.optim import Optimizer
 
@@ -17,9 +17,9 @@ Closure = Callable[[], float]
 class BaseSteps:
     """A hook before each step of a base: warns once of a step that its wrapper has not announced."""
 
-    def __init__(self, wrapper: Optimizer) -> None:
-        # Weak: a base whose wrapper is gone steps as it likes.
-        self.wrapper = weakref.ref(wrapper)
+    def __init__(self) -> None:
+        # Weak: a base whose wrappers are gone steps as it likes.
+        self.wrappers: WeakSet[Optimizer] = WeakSet()
         self.expected = self.warned = False
 
     def step(self, base: Optimizer, closure: Closure | None, after_closure: Callable[[], None]) -> float | None:
@@ -38,13 +38,12 @@ class BaseSteps:
 
     def __call__(self, base: Optimizer, *_: Any) -> None:
         """Warn where the base steps by itself."""
-        wrapper = self.wrapper()
-        if self.expected or self.warned or wrapper is None:
+        if self.expected or self.warned or not self.wrappers:
             return
         self.warned = True
         warn_caller(
             f"step of the base {type(base).__name__} was called, which moves weights without pruning them "
-            f"(call step of {type(wrapper).__name__} instead)"
+            "(call step of Directional instead)"
         )
 
 
@@ -64,10 +63,9 @@ def watch_steps(base: Optimizer, wrapper: Optimizer) -> BaseSteps:
     """The hook of a base; wrappers of the same base share it. Copies and pickles of an optimizer have no hooks."""
     # An optimizer that never called Optimizer.__init__, as some that wrap another, has no hooks to run.
     hooks = base.__dict__.setdefault("_optimizer_step_pre_hooks", OrderedDict())
-    for hook in hooks.values():
-        if isinstance(hook, BaseSteps):
-            hook.wrapper = weakref.ref(wrapper)
-            return hook
-    hook = BaseSteps(wrapper)
-    base.register_step_pre_hook(hook)
+    hook = next((hook for hook in hooks.values() if isinstance(hook, BaseSteps)), None)
+    if hook is None:
+        hook = BaseSteps()
+        base.register_step_pre_hook(hook)
+    hook.wrappers.add(wrapper)
     return hook

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
+from .group_values import check_grda
 from .kernels import SGDOptions
 from .state import resolve_rate
 from .threshold import count, raise_threshold, raise_thresholds, soft_threshold
@@ -47,6 +48,9 @@ def grda(
         steps: n, float32 scalars, the number of updates so far. Where they and the thresholds lie on another device
             than the CPU, the host never waits for them.
 
+    Raises:
+        ValueError: for a number out of range, naming it and its value.
+
     Example:
         >>> w, v = torch.tensor([0.3, -0.02]), torch.tensor([0.3, -0.02])
         >>> n, g = torch.tensor(0.0), torch.tensor(0.0, dtype=torch.float64)
@@ -54,6 +58,8 @@ def grda(
         >>> w.tolist() == [torch.tensor(0.3).sub(0.1).item(), 0.0], n.item(), round(g.item(), 3)
         (True, 1.0, 0.1)
     """
+    algorithm = {"lr": lr, "c": c, "mu": mu, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+    check_grda({**algorithm, "foreach": foreach, "fused": fused, "capturable": capturable})
     lists = (params, grads, duals, momentum_buffers, thresholds, steps)
     if not torch.compiler.is_compiling() and any(
         t is not None and t.is_neg() for column in (params, duals, momentum_buffers) for t in column
