@@ -42,6 +42,9 @@ def judge(dense, sparse, parts=None, *, c=0.01, samples=450, majority=0.1, loss=
         (judge(0.1, 0.1), ["at chance"]),  # of the dense baseline: neither learned, and c is not to blame
         (judge(0.1, 0.1, layers(EMPTY, EMPTY)), ["at chance", "constant"]),
         (judge(0.99, 0.99, layers(FULL, FULL)), ["no zeros"]),
+        (judge(0.99, 448 / 450, layers(FULL, FULL)), ["no zeros", "within chance"]),
+        (judge(0.99, 0.8, layers(EMPTY, HALF)), ["empty layer", "far below"]),
+        (judge(0.05, 0.05, layers(FULL, FULL)), ["at chance"]),  # at so small a rate no threshold rises
         (judge(0.99, 0.99, layers(FULL, FULL), c=0), []),
         (judge(0.99, 0.99, layers(EMPTY, FULL), c=0), []),  # zeros that nobody pruned
         (judge(0.99, 0.1, c=0), ["at chance"]),

@@ -60,11 +60,13 @@ def judge_run(
     ]
     test = _Test(samples, majority, unit)
     dense_learned, sparse_learned = (test.learned(result["test_accuracy"]) for result in (dense, sparse))
-    findings = broken
+    findings = list(broken)
     if not dense_learned:
         text = f"The dense baseline has learned nothing: {test.chance(dense)}; change --lr or --epochs"
         findings.append(Finding("sgd", "at chance", text))
     pruning = _judge_zeros(sparse, layers, c) if c > 0 else []
+    if not dense_learned:  # with a rate so small, no threshold rises
+        pruning = [finding for finding in pruning if finding.kind != "no zeros"]
     findings += pruning
     collapsed = any(finding.kind == "constant" for finding in pruning)
     if not sparse_learned and dense_learned and not collapsed:
