@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from .files import CorruptFileError
 
@@ -26,8 +26,9 @@ __all__ = [
     "read_torch_file",
 ]
 
-# The parameters with zeros that freeze_zeros locks or has locked: there the weights need not follow from a dual.
-LOCKED: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+# By the identity of a parameter whose zeros freeze_zeros locks or has locked, its module: there the weights need not
+# follow from a dual. Not weak in the tensor, because torch swaps none with weak references.
+LOCKED: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
 
 
 def local_tensor(t: Any) -> Tensor:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
+import weakref
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.module import _global_parameter_registration_hooks
+from torch.nn.utils import parametrizations, parametrize
 from torch.optim import SGD, Adam, AdamW
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
@@ -93,6 +96,7 @@ def _no_lock_stays():
     yield
     _global_optimizer_post_hooks.clear()
     _global_optimizer_pre_hooks.clear()
+    _global_parameter_registration_hooks.clear()
 
 
 OPTIMIZERS = {
@@ -398,6 +402,192 @@ def test_what_cannot_be_frozen_is_named(model, error, message):
     with pytest.raises(error, match=message):
         freeze_zeros(model)
     assert hooks() == 0
+
+
+# Moves of the parameters
+
+
+@pytest.fixture(params=["as torch does", "overwrite", "swap"])
+def conversion(request):
+    torch.__future__.set_overwrite_module_params_on_conversion(request.param == "overwrite")
+    torch.__future__.set_swap_module_params_on_conversion(request.param == "swap")
+    yield request.param
+    torch.__future__.set_overwrite_module_params_on_conversion(False)
+    torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+def others(model):
+    return {name: torch.randn_like(t) for name, t in model.state_dict().items()}
+
+
+def to_empty(model, through=None):
+    saved = copy.deepcopy(model.state_dict())
+    if through:
+        model.to(through)
+    model.to_empty(device="cpu").load_state_dict(saved)
+
+
+MOVES = {
+    "bfloat16": lambda model: model.bfloat16(),
+    "half and back": lambda model: model.half().float(),
+    "double": lambda model: model.double(),
+    "to": lambda model: model.to("cpu", torch.float64),
+    "to_empty": to_empty,
+    "meta": lambda model: to_empty(model, "meta"),
+    "load": lambda model: model.load_state_dict(others(model)),
+    "load, assign": lambda model: model.load_state_dict(others(model), assign=True),
+    "load, assign parameters": lambda model: model.load_state_dict(
+        {name: nn.Parameter(t) for name, t in others(model).items()}, assign=True
+    ),
+    "convert, then load": lambda model: model.bfloat16().float().load_state_dict(others(model)),
+}
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+def test_zeros_stay_locked_through_every_move_of_the_parameters(move, conversion):
+    for trained in (False, True):
+        model = prune(Net())
+        places = zeros(model)
+        freeze_zeros(model)
+        if trained:
+            train(model, Adam(model.parameters(), lr=0.1), steps=1)
+            model.zero_grad()
+        move(model)
+        optimizer = Adam(model.parameters(), lr=0.1, foreach=False)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_of(model, torch.randn(6, 8).to(model.wide.weight)).backward()
+            optimizer.step()
+            assert_locked(model, places)
+        optimizer.zero_grad()
+        loss_of(model, torch.randn(6, 8).to(model.wide.weight)).backward()
+        assert all(not p.grad[places[name]].any() for name, p in model.named_parameters())
+        if conversion == "swap":
+            del optimizer
+
+
+def test_an_optimizer_from_before_goes_on_after_a_swap():
+    model = prune(Net())
+    places, optimizer = zeros(model), SGD(model.parameters(), lr=0.1)
+    handle = freeze_zeros(model)
+    train(model, optimizer)
+    optimizer.zero_grad()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.load_state_dict(others(model))
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    handle.apply()
+    assert_locked(model, places)
+    train(model, optimizer)
+    assert_locked(model, places)
+
+
+def test_after_a_load_by_assignment_apply_clears_and_a_deepcopy_is_free():
+    model = prune(Net())
+    places, handle = zeros(model), freeze_zeros(model)
+    model.load_state_dict(others(model), assign=True)
+    handle.apply()
+    assert_locked(model, places)
+    copied = copy.deepcopy(model)
+    train(copied, Adam(copied.parameters(), lr=0.1))
+    assert copied.wide.weight[places["wide.weight"]].all()
+    handle.remove()
+    train(model, Adam(model.parameters(), lr=0.1))
+    assert model.wide.weight[places["wide.weight"]].all()
+
+
+def test_two_locks_both_clear_gradients():
+    model = prune(Net())
+    places, first = zeros(model), freeze_zeros(model)
+    freeze_zeros(model)
+    first.remove()
+    loss_of(model, torch.randn(6, 8)).backward()
+    assert all(not p.grad[places[name]].any() for name, p in model.named_parameters())
+
+
+class Double(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+    def right_inverse(self, x):
+        return x / 2
+
+
+class Shifted(nn.Module):
+    def forward(self, x):
+        return x + 1
+
+    def right_inverse(self, x):
+        return x - 1
+
+
+PARAMETRIZED = {
+    "weight_norm": lambda layer: parametrizations.weight_norm(layer),
+    "spectral_norm": lambda layer: parametrizations.spectral_norm(layer),
+    "a factor": lambda layer: parametrize.register_parametrization(layer, "weight", Double()),
+    "prune": lambda layer: torch.nn.utils.prune.l1_unstructured(layer, "weight", 0.7),
+}
+
+
+@pytest.mark.parametrize("register", PARAMETRIZED.values(), ids=PARAMETRIZED)
+@pytest.mark.parametrize("make", [OPTIMIZERS["adam"], OPTIMIZERS["sgd, momentum"]])
+def test_zeros_of_the_weight_in_use_stay_locked_where_a_parametrization_is_registered_later(register, make):
+    model = prune(Net())
+    places = zeros(model)
+    freeze_zeros(model)
+    register(model.wide)
+    optimizer = make(model.parameters())
+    for _ in range(3):
+        train(model, optimizer, steps=1)
+        model(torch.randn(6, 8))
+        assert not model.wide.weight[places["wide.weight"]].any()
+    assert model.wide.weight.count_nonzero() > 3
+    if parametrize.is_parametrized(model.wide):
+        parametrize.remove_parametrizations(model.wide, "weight")
+        train(model, make(model.parameters()))
+        assert not model.wide.weight[places["wide.weight"]].any()
+
+
+@pytest.mark.parametrize("shift", [lambda layer: parametrize.register_parametrization(layer, "weight", Shifted()),
+                                   parametrizations.orthogonal])  # fmt: skip
+def test_a_parametrization_that_makes_other_numbers_of_zeros_is_named_once(shift):
+    model = prune(Net())
+    places = zeros(model)
+    freeze_zeros(model)
+    shift(model.square)
+    optimizer = SGD(model.parameters(), lr=0.01)
+    with pytest.warns(UserWarning, match="zeros of 'square.weight' are no longer locked") as said:
+        train(model, optimizer)
+    assert [w.filename for w in said] == [__file__]
+    train(model, optimizer)
+    assert not model.wide.weight[places["wide.weight"]].any()
+
+
+def test_tied_after_freezing_a_weight_stays_locked_at_its_zeros():
+    model = prune(Net())
+    places = zeros(model)
+    freeze_zeros(model)
+    model.other = nn.Linear(5, 5)
+    model.other.weight = model.square.weight
+    model.again = nn.Linear(5, 5)
+    model.again.weight = model.square.weight
+    model.square.weight = model.again.weight
+    train(model, Adam(model.parameters(), lr=0.1))
+    for layer in (model.square, model.other, model.again):
+        assert not layer.weight[places["square.weight"]].any()
+    assert model.square.weight[~places["square.weight"]].all()
+
+
+def test_a_network_that_is_gone_leaves_nothing():
+    model = prune(Net())
+    handle = freeze_zeros(model)
+    train(model, Adam(model.parameters(), lr=0.1))
+    alive = weakref.ref(model.wide)
+    del model
+    gc.collect()
+    assert alive() is None
+    assert handle._places == []
 
 
 # Two processes

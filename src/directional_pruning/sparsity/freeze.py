@@ -1,21 +1,20 @@
 """Lock the zeros of a network, so that no optimizer changes them."""
 
+import sys
 import weakref
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from ..tensors import LOCKED, local_tensor
+from .locks import Lock, Place
 
 __all__ = ["FrozenZeros", "freeze_zeros"]
-
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def freeze_zeros(model: nn.Module) -> "FrozenZeros":
@@ -34,13 +33,19 @@ def freeze_zeros(model: nn.Module) -> "FrozenZeros":
     AMP, DDP and FSDP2. Wrap by DDP or FSDP2 before or after (on DDP, freeze the same weights on every process).
     It costs one byte of memory for each element of a tensor that has a zero.
 
-    - Parameters stay the same objects, and ``state_dict`` has the same keys and contains the zeros.
-      A network that loads it is not frozen; freeze it, and the same weights are locked. So load first, then freeze:
-      other weights loaded into a frozen network become zero outside K at the next step.
+    - Parameters stay the same objects, and ``state_dict`` has the same keys and contains the zeros. Another network
+      that loads it is not frozen; freeze it, and the same weights are locked.
+    - A frozen network that loads a state dict stays frozen, also with ``assign=True``: the loaded weights become zero
+      outside K at the next step. So load first, then freeze.
     - A deepcopy or a pickled copy of the network is an ordinary network. The zeros stay locked as long as the network
       exists, even if nothing refers to the returned handle.
-    - A parameter that replaces a frozen one, as in ``fully_shard``, is locked at the zeros it has when an optimizer
-      first steps with it.
+    - K belongs to the layer. It stays through ``to``, ``half``, ``to_empty`` and swapped tensors, and through a
+      parametrization registered later that makes zero of zero, as weight and spectral normalisation and ``prune`` do.
+      Another parametrization unlocks its weight, with a warning that names it.
+    - A parameter that you assign, ties included, or that is sharded, as by ``fully_shard``, is locked at the zeros it
+      has when an optimizer first steps with it.
+    - Under ``GRDA`` and ``Directional`` momentum from before may move the dual of a locked weight beyond the threshold.
+      The weight stays zero; after ``remove()`` it may come back at the next step.
     - If other code than a torch optimizer writes weights (``load_state_dict``, averaging by hand, an optimizer with
       its own float32 master copies), the zeros are restored at the next step, or by ``handle.apply()``.
     - Outside K, NaN and infinity become +0.0 too; on K both stay, so that checks for them still work. Gradients in a
@@ -81,29 +86,39 @@ class FrozenZeros:
     """Locks the zeros of a network until :meth:`remove`; created by :func:`freeze_zeros`."""
 
     def __init__(self, model: nn.Module) -> None:
-        # (module, name) because another parameter may replace this one; weak so that the network can be freed.
-        self._locations = [(weakref.ref(module), name) for module in model.modules() for name in module._parameters]
-        self._locks: dict[int, _Lock] = {}
-        for p in model.parameters():
-            self._add_lock(p)
-        self._hooks = [
+        self._places: list[Place] = []
+        locks: dict[int, Lock] = {}
+        for prefix, module in model.named_modules():
+            # Weak so that the network can be freed.
+            reference = weakref.ref(module, partial(_drop, self._places))
+            for key, p in module._parameters.items():
+                if p is not None and id(p) not in locks:
+                    locks[id(p)] = Lock(module, p)
+                lock = None if p is None else locks[id(p)]
+                self._places.append(Place(reference, key, f"{prefix}.{key}".lstrip("."), lock))
+        self._hooks: list[Any] = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
+            register_module_parameter_registration_hook(self._on_assignment),
         ]
         self.apply()
 
     @torch.no_grad()
     def apply(self) -> None:
         """Set every locked weight to +0.0 now; needed only after code that is not a torch optimizer wrote weights."""
-        for lock in list(self._locks.values()):
-            lock.clear(lock.parameter())
+        for place in list(self._places):
+            p = place.parameter()
+            if place.lock is not None and p is not None:
+                self._follow(place, p)
+                place.lock.clear(p)
 
     def remove(self) -> None:
         """Unlock the zeros: from now on all weights train. A second call changes nothing."""
-        for hook in [*self._hooks, *(lock.hook for lock in list(self._locks.values()))]:
+        for hook in [*self._hooks, *(place.lock.hook for place in self._places if place.lock is not None)]:
             if hook is not None:
                 hook.remove()
-        self._hooks, self._locks = [], {}
+        self._hooks = []
+        self._places.clear()
 
     def __enter__(self) -> "FrozenZeros":
         return self
@@ -111,67 +126,48 @@ class FrozenZeros:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    def _add_lock(self, p: Tensor) -> None:
-        LOCKED[p] = True
-        self._locks[id(p)] = _Lock(p, partial(_drop_lock, self._locks, id(p)))
+    def _follow(self, place: Place, p: Tensor) -> None:
+        """Lock the parameter that is in the place now."""
+        module = place.module()
+        if place.lock is not None and place.lock.holds(p):
+            place.lock.hook_gradient(p)
+        elif module is not None:
+            tied = [o.lock for o in self._places if o.lock is not None and o.lock.holds(p) and o.parameter() is p]
+            place.lock = tied[0] if tied else Lock(module, p, None if place.lock is None else place.lock.nonzero)
 
     @torch._disable_dynamo
     @torch.no_grad()
     def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
-        unlocked = {id(p) for group in optimizer.param_groups for p in group["params"]} - self._locks.keys()
-        if not unlocked or not self._locations:
-            return
-        locations = [(module, name) for reference, name in self._locations if (module := reference()) is not None]
-        if not locations:  # The network was freed. The hooks are running, so they cannot be removed here.
-            self._locations = []
-        for module, name in locations:
-            p = module._parameters.get(name)
-            if p is not None and id(p) in unlocked and id(p) not in self._locks:
-                self._add_lock(p)
-                self._locks[id(p)].clear_gradient(p)
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for place in list(self._places):
+            p = place.parameter()
+            if p is not None and id(p) in trained:
+                self._follow(place, p)
+            place.warn_if_lost()
 
     @torch._disable_dynamo
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, *_: Any) -> None:
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                if id(p) in self._locks:
-                    self._locks[id(p)].clear(p.data)  # without a new version, which stands for a write from outside
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for place in list(self._places):
+            p = place.parameter()
+            if place.lock is not None and p is not None and id(p) in trained:
+                trained.remove(id(p))  # once where it is shared
+                place.lock.clear(p.data)  # without a new version, which stands for a write from outside
+
+    def _on_assignment(self, module: nn.Module, key: str, p: Tensor | None) -> None:
+        """Lock what ``load_state_dict(assign=True)`` puts in place at the same zeros, what the user does at its own."""
+        for place in self._places:
+            lock = place.lock
+            if (
+                place.module() is module
+                and place.key == key
+                and lock is not None
+                and not (p is not None and lock.holds(p))
+            ):
+                loads = sys._getframe(3).f_code.co_name == "_load_from_state_dict"
+                place.lock = Lock(module, p, lock.nonzero) if loads and p is not None else None
 
 
-class _Lock:
-    """Which elements of one parameter (of its local shard) are nonzero, and the hook on its gradient."""
-
-    def __init__(self, p: Tensor, on_delete: Callable[[Any], None]) -> None:
-        self.parameter = weakref.ref(p, on_delete)
-        self.nonzero: Tensor | None = None  # None if nothing is locked
-        if p.is_floating_point() or p.is_complex():
-            nonzero = local_tensor(p.detach()) != 0
-            self.nonzero = None if bool(nonzero.all()) else nonzero
-        hooked = self.nonzero is not None and p.requires_grad
-        self.hook = p.register_post_accumulate_grad_hook(self.clear_gradient) if hooked else None
-
-    def clear(self, t: Tensor | None) -> None:
-        """Set the locked elements to +0.0."""
-        if t is None or self.nonzero is None:
-            return
-        shard = local_tensor(t)
-        if shard.shape != self.nonzero.shape:  # a gradient that is sharded in another way
-            return
-        if self.nonzero.device != shard.device:
-            self.nonzero = self.nonzero.to(shard.device)
-        mask = self.nonzero
-        if shard.is_complex():
-            shard, mask = torch.view_as_real(shard), mask.unsqueeze(-1)
-        # The bits times 0 or 1: NaN and -0.0 become +0.0 as well, and on a CPU it takes a third of masked_fill's time.
-        shard.view(_BITS[shard.itemsize]).mul_(mask)
-
-    @torch.no_grad()
-    def clear_gradient(self, p: Tensor) -> None:
-        grad = p.grad
-        if grad is not None and grad.layout is torch.strided and not grad.requires_grad:
-            self.clear(grad)
-
-
-def _drop_lock(locks: dict[int, _Lock], key: int, _: Any) -> None:
-    locks.pop(key, None)
+def _drop(places: list[Place], reference: Any) -> None:
+    places[:] = [place for place in places if place.module is not reference]

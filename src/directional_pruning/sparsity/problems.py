@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..tensors import local_tensor
 from .watched import NONZEROS, NOT_FINITE, Watched
 
-__all__ = ["Problems"]
+__all__ = ["Problems", "warn_caller"]
 
 # Steps that a layer which began with zeros, as adapters do, has to leave them.
 _GRACE = 100
@@ -36,7 +36,7 @@ class Problems:
         broken = [each for each, row in pairs if row[NOT_FINITE]]
         if broken and self._first_time("not finite"):
             more = f", as {len(broken) - 1} more parameters are" if len(broken) > 1 else ""
-            _warn(f"{broken[0].name} is not finite {_when(broken[0], step, ago)}{more}; use a smaller lr")
+            warn_caller(f"{broken[0].name} is not finite {_when(broken[0], step, ago)}{more}; use a smaller lr")
         self._seen_alive.update(each.name for each, row in pairs if row[NONZEROS])
         layers = [(each, row) for each, row in pairs if each.layer and (whole or not each.sharded)]
         dead = [each for each, row in layers if not row[NONZEROS] and self._is_problem(each, step)]
@@ -50,7 +50,7 @@ class Problems:
             what = f"{len(new)} layers, {new[0].name} to {new[-1].name}: all their weights are zero"
         else:
             what = f"layer {new[0].name}: all {new[0].p.numel():,} weights are zero"
-        _warn(f"{what} {_when(new[0], step, ago)}{_reason(new[0])}")
+        warn_caller(f"{what} {_when(new[0], step, ago)}{_reason(new[0])}")
 
     def judge_end(self, watched: Sequence[Watched], counts: Sequence[Sequence[int]], step: int) -> None:
         """Warn if the threshold has risen and there is not one zero."""
@@ -58,7 +58,7 @@ class Problems:
         largest = max((float(each.state.get("threshold", 0.0)) for each, _ in pruned), default=0.0)
         if largest > 0 and all(row[NONZEROS] == each.p.numel() for each, row in pruned):
             reason = f"the threshold {largest:.3g} is smaller than every |v|"
-            _warn(f"no pruned weight is zero {_when(pruned[0][0], step, 0)}: {reason}; use a larger c")
+            warn_caller(f"no pruned weight is zero {_when(pruned[0][0], step, 0)}: {reason}; use a larger c")
 
     def _is_problem(self, each: Watched, step: int) -> bool:
         return each.name in self._seen_alive or ("dual" in each.state and step >= _GRACE)
@@ -87,7 +87,7 @@ def _reason(each: Watched) -> str:
     return f": the threshold {g:.3g} is larger than every |v|{at_most}; use a smaller c"
 
 
-def _warn(message: str) -> None:
+def warn_caller(message: str) -> None:
     """Warn at the line outside of torch, of this package and of training libraries that took the step."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
