@@ -231,6 +231,22 @@ def test_a_weight_without_values_is_named(make):
         sparsity_report(nn.Sequential(make()))
 
 
+@pytest.mark.filterwarnings("ignore:.*FSDP", "ignore:.*FullyShardedDataParallel", "ignore::FutureWarning")
+def test_weights_that_the_old_fsdp_has_flattened_are_refused_and_counted_when_it_gathers_them():
+    from torch import distributed
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = FullyShardedDataParallel(nn.Sequential(nn.Linear(8, 8)), device_id=torch.device("cpu"))
+        with pytest.raises(ValueError, match=r"it has them flattened \(call it inside FullyShardedDataParallel.summon"):
+            sparsity_report(model)
+        with FullyShardedDataParallel.summon_full_params(model):
+            assert [x.shape for x in sparsity_report(model).layers] == [(8, 8), (8,)]
+    finally:
+        distributed.destroy_process_group()
+
+
 # A copy with plain parameters
 
 

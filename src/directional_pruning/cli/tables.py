@@ -49,6 +49,11 @@ def train_table(run: Path) -> "Table":
         ("zeros, of prunable weights", "sparsity_prunable"),
     ):
         add(label, f"{sgd[key]:.2%}", f"{grda[key]:.2%}", key)
+    pruned = [layer for layer in summary["layers"] if layer.get("pruned")]
+    if (total := sum(layer["total"] for layer in pruned)) and any(
+        layer["prunable"] != layer.get("pruned") for layer in summary["layers"]
+    ):
+        add("zeros, of pruned weights", "", f"{1 - sum(layer['nonzeros'] for layer in pruned) / total:.2%}")
     add("test loss", f"{sgd['test_loss']:.4f}", f"{grda['test_loss']:.4f}")
     add("file, dense", f"{sgd['bytes'] / 1e3:,.1f} kB", f"{grda['bytes'] / 1e3:,.1f} kB")
     add("file, zipped", "", f"{grda['zipped_bytes'] / 1e3:,.1f} kB")

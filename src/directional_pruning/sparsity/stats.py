@@ -139,7 +139,8 @@ def sparsity_report(
     process must call this function, because they add up their counts.
 
     Raises:
-        ValueError: for a weight without values (lazy or on the meta device), or one that cannot be computed.
+        ValueError: for a weight without values (lazy or on the meta device), one that cannot be computed, or those that
+            FullyShardedDataParallel has flattened.
 
     Example:
         >>> import torch
@@ -149,6 +150,7 @@ def sparsity_report(
         >>> report.prunable.sparsity, report.multiply_adds, report.sparse_multiply_adds
         (0.6666666666666667, 30, 10)
     """
+    _refuse_flattened(model)
     counter = None
     if example_inputs is not None:
         counter = count_multiply_adds(model, example_inputs)
@@ -176,6 +178,17 @@ def sparsity_report(
             )
         )
     return SparsityReport(tuple(layers), None if counter is None else counter.activations)
+
+
+def _refuse_flattened(model: nn.Module) -> None:
+    modules: Any = model.named_modules()
+    for name, module in modules:
+        # By its name: importing it takes a second.
+        if type(module).__name__ != "FullyShardedDataParallel" or module.training_state.name == "SUMMON_FULL_PARAMS":
+            continue
+        if module.world_size > 1 or not module._use_orig_params:
+            remedy = "call it inside FullyShardedDataParallel.summon_full_params(model), or use fully_shard"
+            raise ValueError(f"cannot count the weights of module {name!r}: it has them flattened ({remedy})")
 
 
 def _pruned_parameters(optimizer: Any) -> set[int]:
