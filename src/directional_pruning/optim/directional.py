@@ -66,9 +66,9 @@ class Directional(Optimizer):
     Memory: one buffer the size of the parameters beside the base's, float32 for half-precision parameters.
 
     Raises:
-        TypeError: if ``base_optimizer`` is not a torch optimizer.
-        ValueError: for ``c``, ``mu`` or ``power`` out of range, naming the value; for complex parameters and
-            for negated views.
+        TypeError: if ``base_optimizer`` is not a torch optimizer, or prunes by itself.
+        ValueError: for ``c``, ``mu`` or ``power`` out of range, naming the value, also in ``step`` where they or ``lr``
+            were set later; for complex parameters and for negated views.
 
     Example:
         >>> w = torch.nn.Parameter(torch.tensor([1.0, 0.01]))

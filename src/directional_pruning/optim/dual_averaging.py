@@ -72,8 +72,8 @@ class GRDA(Optimizer):
     are refused: soft-thresholding the two parts apart would prune neither.
 
     Raises:
-        ValueError: for an argument out of range, naming it and its value; for complex or integer parameters, and for
-            negated views.
+        ValueError: for an argument out of range, naming it and its value, also in ``step`` where it was set later; for
+            complex or integer parameters, and for negated views.
         RuntimeError: in ``step`` for a sparse gradient.
 
     Example:
