@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 
 class CorruptFileError(ValueError):
@@ -32,20 +32,28 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path).resolve()  # so that a symbolic link stays one
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        beside.unlink(missing_ok=True)  # of a killed process that had the same number
-        yield beside
-        # Without the flush to disk a power cut can leave the new name on an empty file.
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        # A failed write does not say of which file. An error without a number has a message of its own.
-        if error.errno is not None and error.filename in (None, str(beside)):
-            _raise_named(error, path)
-        raise
+        with naming(path, str(beside)):
+            beside.unlink(missing_ok=True)  # of a killed process that had the same number
+            yield beside
+            # Without the flush to disk a power cut can leave the new name on an empty file.
+            with open(beside, "rb+") as file:
+                os.fsync(file.fileno())
+            beside.replace(path)
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path, other: str | None = None) -> Iterator[None]:
+    """Give the name of a file to an ``OSError`` that has none, as that of a failed write, or the name ``other``."""
+    try:
+        yield
+    except OSError as error:
+        # One without a number has a message of its own.
+        if error.errno is not None and error.filename in (None, other):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def write_with(path: str | os.PathLike[str], save: Callable[[io.FileIO], object]) -> None:
@@ -70,16 +78,13 @@ def append(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         OSError: for a write that failed; it names the file.
     """
-    with _PatientFile(path, "ab") as file:
+    with naming(Path(path)), _PatientFile(path, "ab") as file:
         size = file.seek(0, os.SEEK_END)
         file.write(data)
-        if file.error is None:
-            return
-        with suppress(OSError):
-            file.truncate(size)
-        if isinstance(file.error, OSError):
-            _raise_named(file.error, Path(path))
-        raise file.error
+        if file.error is not None:
+            with suppress(OSError):
+                file.truncate(size)
+            raise file.error
 
 
 class _PatientFile(io.FileIO):
@@ -100,11 +105,6 @@ class _PatientFile(io.FileIO):
         except BaseException as error:
             self.error = error
         return size
-
-
-def _raise_named(error: OSError, path: Path) -> NoReturn:
-    """Raise the error with the name of the file that the user knows."""
-    raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager

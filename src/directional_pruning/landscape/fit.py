@@ -160,9 +160,12 @@ class _Checkpoint:
             raise CorruptFileError(f"{self.path} is not a readable checkpoint of a curve") from error
         if identity != self.identity:
             raise ValueError(f"invalid checkpoint: {self.path} (it is of a curve with other ends or settings)")
-        with torch.no_grad():
-            for name, tensor in self.weights.items():
-                tensor.copy_(bend[name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        return epoch
+        try:
+            with torch.no_grad():
+                for name, tensor in self.weights.items():
+                    tensor.copy_(bend[name])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            return int(epoch)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CorruptFileError(f"{self.path} is not a checkpoint of this curve") from error

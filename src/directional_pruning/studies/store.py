@@ -5,6 +5,7 @@ Each result is saved with the settings that it was computed with. Under other se
 
 import json
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ import safetensors.torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from ..files import CorruptFileError, replacing, write_with
+from ..files import CorruptFileError, naming, parse_json, replacing, write_with
 from ..progress import Progress
 
 __all__ = ["SavedProducts", "SavedRows", "discard_outdated", "load_arrays", "save_arrays", "save_state"]
@@ -115,14 +116,15 @@ class SavedRows:
 class SavedProducts(LinearOperator):
     """A linear operator whose products are saved in order: for the same vectors they are read, not computed.
 
-    The file begins with a line of settings. A record for each product follows: the vector, then its product.
+    The file begins with a line of settings. A record for each product follows: the vector, its product, and a checksum
+    of both. A damaged record, or one of other vectors, is computed again, and so are all after it.
     """
 
     def __init__(self, operator: LinearOperator, path: Path, settings: str, on_product: Callable[[int], None]) -> None:
         super().__init__(operator.dtype, operator.shape)
         self.operator, self.path, self.on_product, self.products = operator, path, on_product, 0
         self.header = settings.encode() + b"\n"
-        with open(path, "ab+") as file:  # creates a missing file
+        with naming(path), open(path, "ab+") as file:  # creates a missing file
             file.seek(0)
             if file.read(len(self.header)) != self.header:
                 file.truncate(0)
@@ -130,30 +132,36 @@ class SavedProducts(LinearOperator):
 
     def _matvec(self, x: np.ndarray) -> np.ndarray:
         v = np.ascontiguousarray(x.ravel(), dtype=self.dtype)
-        start = len(self.header) + 2 * self.products * v.nbytes
-        with open(self.path, "rb+") as file:
+        length = 2 * v.nbytes
+        start = len(self.header) + self.products * (length + 4)
+        with naming(self.path), open(self.path, "rb+") as file:
             file.seek(start)
-            record = file.read(2 * v.nbytes)
-            if len(record) == 2 * v.nbytes and record[: v.nbytes] == v.tobytes():
+            record, checksum = file.read(length), file.read(4)
+            if checksum == _checksum(record) and record[: v.nbytes] == v.tobytes():
                 product = np.frombuffer(record[v.nbytes :], dtype=self.dtype)
             else:
                 product = self.operator.matvec(v)
                 file.truncate(start)  # an incomplete record, or the vectors of a machine that rounds differently
                 file.seek(start)
-                file.write(v.tobytes() + product.tobytes())
+                record = v.tobytes() + product.tobytes()
+                file.write(record + _checksum(record))
         self.products += 1
         self.on_product(self.products)
         return product
 
 
+def _checksum(record: bytes) -> bytes:
+    return zlib.crc32(record).to_bytes(4, "little")
+
+
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty without a file."""
+    """The object in a JSON file, empty without a file; its rows, if it has some, are lists of lists of numbers."""
     try:
-        content = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
+        content = parse_json(path.read_bytes()) if path.exists() else {}
+        for rows in dict(content.get("rows", {})).values():
+            np.asarray(rows, dtype=float)
+    except (ValueError, TypeError) as error:
         raise CorruptFileError(f"{path} is not readable ({error}); remove it to start anew") from error
-    if not isinstance(content, dict):
-        raise CorruptFileError(f"{path} is not readable (not a JSON object); remove it to start anew")
     return content
 
 

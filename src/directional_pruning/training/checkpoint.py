@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..files import CorruptFileError, write_with
 from ..tensors import read_torch_file
 from .distributed import SINGLE_PROCESS, Processes, full_state_dict, load_full_state_dict
+from .totals import EpochTotals
 
 __all__ = ["Checkpointer"]
 
@@ -118,7 +119,11 @@ def load_checkpoint(
             device = next((p.device for p in model.parameters()), torch.device("cpu"))
             if device.type in generators:
                 _set_generator_state(device, generators[device.type])
-        return state["progress"]
+        progress = state["progress"]
+        if not all(isinstance(record["step"], int) for record in progress["records"]):
+            raise TypeError("the step of a record is not an integer")
+        EpochTotals(processes, 0, progress["part"])
+        return progress | {"seconds": float(progress["seconds"])}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CorruptFileError(f"{path} is not a checkpoint of this network and optimizer") from error
 
