@@ -72,3 +72,16 @@ def test_products_are_computed_once_for_the_same_vectors_and_settings(tmp_path):
     vectors = vectors[[0, 2, 1]]
     assert products(operator, "k=2") == matrix[[0, 2, 1]].tolist()
     assert products(Refusing(), "k=2") == matrix[[0, 2, 1]].tolist()
+
+
+def test_a_damaged_product_is_computed_again(tmp_path):
+    path, vector = tmp_path / "products.bin", np.ones(3)
+
+    def product():
+        return SavedProducts(aslinearoperator(np.diag([1.0, 2.0, 3.0])), path, "k=2", print).matvec(vector).tolist()
+
+    assert product() == [1.0, 2.0, 3.0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:])
+    assert product() == [1.0, 2.0, 3.0]
+    assert path.read_bytes() == whole
