@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ FLAGS = ["train", "digits", "--epochs", "60", "--out", "run"]
 RECORD = {"train_loss": 0.12344, "validation_accuracy": 0.972, "sparsity_all": 0.851, "seconds": 3.0}
 
 
-def start(*args, cwd):
+def start(*args, cwd) -> Any:
     pipe = subprocess.PIPE
     return subprocess.Popen([*DIRPRUNE, *args], cwd=cwd, stdout=pipe, stderr=pipe, text=True)
 
@@ -65,10 +66,10 @@ def test_a_run_in_use_is_not_trained(tmp_path):
 @pytest.mark.slow
 def test_a_closed_pipe_ends_training_after_a_checkpoint(tmp_path):
     process = start(*FLAGS, cwd=tmp_path)
-    with process.stdout:
-        assert process.stdout.readline().startswith("dense baseline: epoch 1 of 60, loss ")
-    with process.stderr:
-        err = process.stderr.read()
+    with process.stdout as output:
+        assert output.stdout.readline().startswith("dense baseline: epoch 1 of 60, loss ")
+    with process.stderr as errors:
+        err = errors.read()
     assert process.wait(timeout=200) == 2
     assert err == "dirprune: standard output: Broken pipe; go on with: dirprune train --resume run\n"
     assert (tmp_path / "run" / "sgd" / "checkpoint.pt").exists()

@@ -116,6 +116,23 @@ def test_a_killed_worker_is_started_again_and_the_end_is_bit_identical(tmp_path)
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
+def test_sigterm_to_torchrun_ends_all_processes_after_a_checkpoint_of_the_same_step(tmp_path):
+    process = start(TORCHRUN, "digits", "--epochs", 60, "-q", "--out", "run", cwd=tmp_path)
+    log = tmp_path / "run" / "sgd" / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not log.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.terminate()
+    _, err = process.communicate(timeout=300)
+    assert err.count("dirprune: ") == 1
+    assert "dirprune: stopped; go on with: dirprune train --resume run\n" in err
+    progress = torch.load(tmp_path / "run" / "sgd" / "checkpoint.pt", weights_only=True)["progress"]
+    assert len(progress["records"]) >= len(log.read_text().splitlines())
+    assert len(progress["records"]) < 60
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

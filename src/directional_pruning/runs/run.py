@@ -1,5 +1,6 @@
 """A run: one folder in which a dense baseline and a sparse network are trained from the same start."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -80,6 +81,9 @@ def train_both(
     summary: Record = {}
     if processes.first:
         summary = summarize(folder, recipe, device, splits)
+        for network in NETWORKS:
+            with open(folder / network / WEIGHTS, "rb") as file:  # has no checksum of its own
+                summary[network]["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
         write_json(folder / SUMMARY, summary)
     return processes.broadcast(summary)
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..deploy import read_weights
-from ..files import write_json
-from ..run_folder import CONFIG, NETWORKS, WEIGHTS, read_config, versions
+from ..files import CorruptFileError, write_json
+from ..run_folder import CONFIG, NETWORKS, WEIGHTS, read_config, read_summary, versions
 from ..runs import load_run
 from ..tensors import pick_device
 
@@ -108,6 +108,11 @@ def load_pair(folder: Path) -> Pair:
         return _load_checkpoints(config)
     recipe, device = load_run(folder)
     paths = [folder / network / WEIGHTS for network in NETWORKS]
+    summary = read_summary(folder)
+    for network, path in zip(NETWORKS, paths):
+        # Runs from before summaries held digests have none.
+        if summary.get(network, {}).get("sha256", digest(path)) != digest(path):
+            raise CorruptFileError(f"{path} was altered after the training")
     splits = recipe.splits(device)
     # Evaluation stores no gradients, so that larger batches fit.
     size = 4 * recipe.batch_size
