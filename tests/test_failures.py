@@ -19,7 +19,8 @@ def test_every_test_that_the_page_of_failures_names_exists():
 
 
 def test_every_row_of_the_page_of_failures_names_a_test():
+    page = re.sub(r"<!-- table: .*?<!-- end -->", "", PAGE, flags=re.DOTALL)  # figures of benchmarks/results/
     rows = [
-        line for line in PAGE.splitlines() if line.startswith("|") and not re.match(r"\| what goes wrong|\|-", line)
+        line for line in page.splitlines() if line.startswith("|") and not re.match(r"\| what goes wrong|\|-", line)
     ]
     assert [row for row in rows if "::" not in row] == []
