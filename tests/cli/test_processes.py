@@ -67,7 +67,7 @@ def test_a_run_in_use_is_not_trained(tmp_path):
 def test_a_closed_pipe_ends_training_after_a_checkpoint(tmp_path):
     process = start(*FLAGS, cwd=tmp_path)
     with process.stdout as output:
-        assert output.stdout.readline().startswith("dense baseline: epoch 1 of 60, loss ")
+        assert output.readline().startswith("dense baseline: epoch 1 of 60, loss ")
     with process.stderr as errors:
         err = errors.read()
     assert process.wait(timeout=200) == 2
