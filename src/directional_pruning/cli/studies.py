@@ -131,7 +131,8 @@ def _examine(
     """Load two networks, study them, print the verdict and write the report."""
     import torch
 
-    from ..report import comparison_rows, write_report
+    from ..report import problems, write_report
+    from ..run_folder import read_run
 
     with _study() as on_progress:
         folder, pair = _load(verb, run, between, model, data, loss, out)
@@ -139,7 +140,7 @@ def _examine(
         verdict = examine(folder, pair, on_progress=on_progress)
     page = write_report(folder)
     print(verdict)
-    for finding in () if between else comparison_rows([folder])[0].problems:
+    for finding in problems(read_run(folder)):
         print(f"but: {finding.text}")
     print(f"report: {page}")
 

@@ -1,7 +1,7 @@
 """HTML pages of one run and of several, with their figures; needs matplotlib and never torch."""
 
 from .comparison_page import write_comparison
-from .findings import kinds
+from .findings import kinds, problems
 from .plots.theory import write_theory
 from .run_page import write_report
 from .statistics import COMPARED, Row, comparison_rows, in_words, shared_flags
@@ -11,6 +11,7 @@ __all__ = [
     "Row",
     "comparison_rows",
     "in_words",
+    "problems",
     "kinds",
     "shared_flags",
     "write_comparison",
