@@ -81,6 +81,8 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
 def read_config(folder: Path) -> Record:
     """The configuration as it was written; ``CorruptFileError`` if it is not a JSON object."""
     path = folder / CONFIG
+    if (folder / SWEEP).is_file() and not path.exists():
+        raise FileNotFoundError(f"{folder} is a sweep of several runs; give one of them: {sweep_runs(folder)[0]}")
     try:
         return parse_json(path.read_bytes())
     except ValueError as error:

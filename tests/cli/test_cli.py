@@ -162,6 +162,13 @@ def test_folders_that_cannot_be_used_are_named(capsys, monkeypatch, tmp_path):
     assert f"{tmp_path} exists; give another --out, or go on with --resume {tmp_path}" in line
 
 
+def test_a_sweep_in_place_of_a_run_is_named_with_one_of_its_runs(capsys, monkeypatch, tmp_path):
+    (tmp_path / "sweep.json").write_text('{"recipe": "digits", "runs": ["c0.1"]}')
+    code, line = refused(capsys, monkeypatch, "compact", tmp_path)
+    assert code == 2
+    assert f"{tmp_path} is a sweep of several runs; give one of them: {tmp_path}/c0.1" in line
+
+
 def test_a_corrupt_run_is_one_line(capsys, monkeypatch, tmp_path):
     assert run("train", "digits", "--epochs", 1, "--out", "run", "-q", cwd=tmp_path).returncode == 0
     folder = tmp_path / "run"
