@@ -14,7 +14,7 @@ import directional_pruning
 
 ROOT = Path(directional_pruning.__file__).parent
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
-BASE = {"files", "tensors", "weights", "progress", "layer_kinds"}  # single files below all rooms
+BASE = {"caller", "files", "tensors", "weights", "progress", "layer_kinds"}  # single files below all rooms
 GROUND = BASE | {"run_folder"}
 LIBRARY = {"optim", "sparsity", "deploy", "landscape", "models", "data"}
 # Each room -> the rooms and files it may import, beside itself.
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "report": {"files", "run_folder"},
     "cli": LIBRARY | GROUND | {"training", "runs", "studies", "report", "__init__"},
     "files": set(),
+    "caller": set(),
     "progress": set(),
     "layer_kinds": set(),
     "tensors": {"files"},

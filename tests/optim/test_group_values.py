@@ -28,7 +28,11 @@ BAD = {
 }
 OF_ONE = {
     "GRDA": {"momentum": (NAN, -1.0, None), "weight_decay": (NAN, INF, "0.1"), "nesterov": (NAN, "yes")},
-    "Directional": {"power": (NAN, 0.5, INF, None)},
+    "Directional": {
+        "power": (NAN, 0.5, INF, None),
+        "momentum": (NAN, -1.0, "0.9"),
+        "weight_decay": (NAN, INF, "0.1", torch.tensor(NAN)),
+    },
 }
 
 

@@ -7,7 +7,7 @@ from weakref import WeakSet
 
 from torch.optim import Optimizer
 
-from .warn import warn_caller
+from ..caller import warn_caller
 
 __all__ = ["BaseSteps", "check_base", "watch_steps"]
 

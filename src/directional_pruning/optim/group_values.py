@@ -82,6 +82,9 @@ def check_directional(group: dict[str, Any], *, uses_rate: bool) -> None:
     """Check all that the host may read of a group of Directional; the rate of a group without duals is the base's."""
     names = (*checks.DIRECTIONAL, "lr") if uses_rate else checks.DIRECTIONAL
     check(group, [name for name in names if _may_be_read(group.get(name))])
+    # The base checks them in its constructor only. None means that this base has no such option.
+    own = [name for name in ("momentum", "weight_decay") if group.get(name) is not None]
+    check(group, [name for name in own if _may_be_read(group[name])])
 
 
 def _may_be_read(value: Any) -> bool:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..caller import warn_caller
 from .checks import label
-from .warn import warn_caller
 
 __all__ = ["load_uncast"]
 

@@ -8,16 +8,16 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from ..caller import warn_caller
 from ..tensors import LOCKED, local_tensor
 from .checks import label
 from .threshold import soft_threshold
-from .warn import warn_caller
 
 __all__ = ["record_weights", "warn_of_writes"]
 
 _versions_of = Tensor._version.__get__  # pyrefly: ignore  (half the time of an attribute)
 # Reading the versions of many tiny tensors would take 3 % of their step.
-_MOST_TINY, _TINY = 16, 2**8
+_MOST_TINY, _TINY = 6, 2**8
 _STEPS_A_SAMPLE = 16
 
 
@@ -29,7 +29,7 @@ class _Record:
         pruned = [
             p for group in optimizer.param_groups for p in group["params"] if "dual" in optimizer.state.get(p, ())
         ]
-        tiny = sum(p.numel() for p in pruned) < _TINY * len(pruned)
+        tiny = len(pruned) > 16 and sum(p.numel() for p in pruned) < _TINY * len(pruned)
         self.watched = pruned[:: -(-len(pruned) // _MOST_TINY)] if tiny else pruned
         captured = any(group["capturable"] for group in optimizer.param_groups)  # then the host reads no number
         self.readable = [p for p in self.watched if type(p) is Parameter and p.is_cpu and p.numel() and not captured]

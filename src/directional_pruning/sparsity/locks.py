@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from ..caller import warn_caller
 from ..tensors import LOCKED, local_tensor, module_mode
-from .problems import warn_caller
 
 __all__ = ["Lock", "Place"]
 

@@ -1,17 +1,15 @@
 """Warnings of a training that goes wrong, each once."""
 
-import sys
-import warnings
 from collections.abc import Sequence
 
+from ..caller import warn_caller
 from ..tensors import local_tensor
 from .watched import NONZEROS, NOT_FINITE, Watched
 
-__all__ = ["Problems", "warn_caller"]
+__all__ = ["Problems"]
 
 # Steps that a layer which began with zeros, as adapters do, has to leave them.
 _GRACE = 100
-_LIBRARIES = ("torch", "directional_pruning", "accelerate", "lightning", "pytorch_lightning", "transformers")
 
 
 class Problems:
@@ -85,11 +83,3 @@ def _reason(each: Watched) -> str:
         return ""
     at_most = "" if each.sharded else f" (at most {largest:.3g})"
     return f": the threshold {g:.3g} is larger than every |v|{at_most}; use a smaller c"
-
-
-def warn_caller(message: str) -> None:
-    """Warn at the line outside of torch, of this package and of training libraries that took the step."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, UserWarning, stacklevel=level + 1)
