@@ -225,3 +225,14 @@ def test_a_base_whose_wrapper_is_gone_steps_alone():
     base = SGD([nn.Parameter(torch.ones(2))], lr=0.1)
     Directional(base, c=0.1).step()
     base.step()
+
+
+@pytest.mark.parametrize("name", ["betas", "eps"])
+def test_directional_refuses_nan_in_any_number_of_its_base(name):
+    p = nn.Parameter(torch.ones(3))
+    optimizer = Directional(torch.optim.AdamW([p]), c=0.1)
+    optimizer.param_groups[0][name] = (0.9, float("nan")) if name == "betas" else float("nan")
+    p.grad = torch.ones(3)
+    with pytest.raises(ValueError, match=rf"invalid {name}: .*nan.* \(must not be NaN\)"):
+        optimizer.step()
+    assert torch.equal(p.detach(), torch.ones(3))

@@ -85,6 +85,13 @@ def check_directional(group: dict[str, Any], *, uses_rate: bool) -> None:
     # The base checks them in its constructor only. None means that this base has no such option.
     own = [name for name in ("momentum", "weight_decay") if group.get(name) is not None]
     check(group, [name for name in own if _may_be_read(group[name])])
+    for name, value in group.items():
+        if name not in _PARAMETERS and any(x != x for x in _numbers(value)):
+            raise ValueError(f"invalid {name}: {value!r} (must not be NaN)")
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    return tuple(x for x in (value if type(value) in (tuple, list) else (value,)) if type(x) is float)
 
 
 def _may_be_read(value: Any) -> bool:
