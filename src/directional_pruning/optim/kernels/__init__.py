@@ -1,5 +1,5 @@
 """Kernels that update many tensors in one pass over memory: C on the CPU, Triton on CUDA."""
 
-from .launch import SGDOptions, are_wanted, available, can_update, update
+from .launch import SGDOptions, are_wanted, available, can_update, histogram, update
 
-__all__ = ["SGDOptions", "are_wanted", "available", "can_update", "update"]
+__all__ = ["SGDOptions", "are_wanted", "available", "can_update", "histogram", "update"]

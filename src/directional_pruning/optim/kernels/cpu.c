@@ -24,13 +24,6 @@
 #define INDEPENDENT
 #endif
 
-/* Compiled for the baseline and for processors with AVX2 and FMA or with AVX-512; the loader picks. */
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
-#define WIDEST __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#else
-#define WIDEST
-#endif
-
 #define AT(type, address, i) ((type *)(intptr_t)(address) + (i))
 
 typedef struct {

@@ -4,6 +4,7 @@
 
 static PyMethodDef methods[] = {
     {"connect", native_connect, METH_VARARGS, "connect(capsule, Tensor, Parameter)"},
+    {"histogram", native_histogram, METH_VARARGS, "histogram(tensors, counts, low, shift, threads, least)"},
     {"table", native_table, METH_VARARGS,
      "table(devices, params, grads, duals, buffers, thresholds, steps) -> ({kind: rows}, rest)"},
     {"update", native_update, METH_VARARGS,

@@ -5,6 +5,7 @@ float32 parameter, 12 a bfloat16 one: it reads d and v, and writes v and w. Mome
 """
 
 import os
+from array import array
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from . import cuda
 
-__all__ = ["SGDOptions", "are_wanted", "available", "can_update", "update", "update_on_cpu"]
+__all__ = ["SGDOptions", "are_wanted", "available", "can_update", "histogram", "update", "update_on_cpu"]
 
 
 class SGDOptions(NamedTuple):
@@ -121,3 +122,20 @@ def update_on_cpu(
 def _devices(lr: float | Tensor) -> int:
     """The devices with a kernel, as bits: 1 the CPU, where the rate must be a number, 2 CUDA."""
     return (not isinstance(lr, Tensor)) | cuda.available() << 1
+
+
+def histogram(tensors: Sequence[Tensor], low: int, shift: int) -> Tensor | None:
+    """Count magnitudes in bins, see ``optim/quantile.py``; None unless all are plain, dense float32 on the CPU."""
+    if _native is None or not all(
+        t.is_cpu and t.dtype is torch.float32 and t.layout is torch.strided and _is_dense(t) for t in tensors
+    ):
+        return None
+    counts = torch.frombuffer(memory := bytearray(8 * 2050), dtype=torch.int64)
+    pairs = array("q", [x for t in tensors for x in (t.data_ptr(), t.numel())])
+    threads = torch.get_num_threads() if os.getpid() == _process else 1
+    _native.histogram(pairs, memory, low, shift, threads, _ELEMENTS_PER_THREAD)
+    return counts
+
+
+def _is_dense(t: Tensor) -> bool:
+    return t.is_contiguous() or (t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last))

@@ -17,7 +17,15 @@ typedef struct {
     double before;
 } Row;
 
+/* Compiled for the baseline and for processors with AVX2 and FMA or with AVX-512; the loader picks. */
+#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__)
+#define WIDEST __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
+#else
+#define WIDEST
+#endif
+
 PyObject *native_connect(PyObject *module, PyObject *args);
+PyObject *native_histogram(PyObject *module, PyObject *args);
 PyObject *native_table(PyObject *module, PyObject *args);
 PyObject *native_update(PyObject *module, PyObject *args);
 
