@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .deploy import compact, export_onnx, load_sparse, save_sparse
-    from .optim import GRDA, Directional, grda, prunable_groups
+    from .optim import GRDA, Directional, Target, grda, prunable_groups
     from .sparsity import SparsityMonitor, SparsityReport, freeze_zeros, sparse_average, sparsity_report
 
 __version__ = "0.1.0"
@@ -14,6 +14,7 @@ __all__ = [
     # train
     "GRDA",
     "Directional",
+    "Target",
     "grda",
     "prunable_groups",
     # look
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "optim": ("GRDA", "Directional", "grda", "prunable_groups"),
+    "optim": ("GRDA", "Directional", "Target", "grda", "prunable_groups"),
     "sparsity": ("SparsityMonitor", "SparsityReport", "sparsity_report", "freeze_zeros", "sparse_average"),
     "deploy": ("compact", "export_onnx", "load_sparse", "save_sparse"),
 }

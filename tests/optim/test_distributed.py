@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from directional_pruning import GRDA, Directional, sparsity_report
+from directional_pruning import GRDA, Directional, Target, sparsity_report
 from directional_pruning.optim import kernels
 
 pytestmark = pytest.mark.slow
@@ -114,7 +114,7 @@ def train_beside_one_process(rank, world, model, distributed=None, *, tolerance=
             q.grad = whole(p.grad)
         with CommDebugMode() as communication:
             optimizer.step()
-        assert communication.get_total_counts() == 0
+        assert "target" in options or communication.get_total_counts() == 0
         twins.step()
         alones.step()
         for each in (optimizer, twins, alones):
@@ -155,6 +155,17 @@ def fsdp_gives_the_one_process_result(rank, world, folder):
 def fsdp_in_mixed_precision_gives_the_one_process_result(rank, world, folder):
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32)
     train_beside_one_process(rank, world, shard(Net(), mp_policy=policy), tolerance=0.05, **SGD)
+
+
+def a_target_gives_the_threshold_of_one_process(rank, world, folder):
+    targets = [Target(0.6, steps=12, start=0, end=0.5, every=1, scope=scope) for scope in ("global", "layer")]
+    for target in targets:
+        sharded, _ = train_beside_one_process(rank, world, shard(Net()), target=target)
+        train_beside_one_process(rank, world, shard(Net()), target=target, **SGD)
+        if target.scope == "global":
+            pruned = [p for name, p in sharded.named_parameters() if not name.endswith("bias")]
+            zeros = sum(int((whole(p) == 0).sum()) for p in pruned)
+            assert zeros == round(0.6 * sum(p.numel() for p in pruned))
 
 
 def hybrid_sharding_gives_the_one_process_result(rank, world, folder):
@@ -280,6 +291,7 @@ SCENARIOS = {
     2: (
         ddp_gives_the_one_process_result,
         fsdp_gives_the_one_process_result,
+        a_target_gives_the_threshold_of_one_process,
         fsdp_in_mixed_precision_gives_the_one_process_result,
         hybrid_sharding_gives_the_one_process_result,
         the_report_is_that_of_the_whole_network,

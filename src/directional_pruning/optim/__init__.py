@@ -4,5 +4,6 @@ from .directional import Directional
 from .dual_averaging import GRDA
 from .functional import grda
 from .param_groups import prunable_groups
+from .target import Target
 
-__all__ = ["GRDA", "Directional", "grda", "prunable_groups"]
+__all__ = ["GRDA", "Directional", "Target", "grda", "prunable_groups"]

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from ..tensors import local_tensor
 from . import kernels
+from .target import Target
 
 __all__ = ["DIRECTIONAL", "GRDA", "PRUNING", "check", "label", "refusal_of_directional", "refusal_of_grda"]
 
 PRUNING = ("c", "mu")
-GRDA = ("lr", "momentum", "weight_decay", "nesterov", "foreach", "fused", "capturable", *PRUNING)
-DIRECTIONAL = (*PRUNING, "power")
+GRDA = ("lr", "momentum", "weight_decay", "nesterov", "foreach", "fused", "capturable", "target", *PRUNING)
+DIRECTIONAL = (*PRUNING, "power", "target")
 
 # Rates and strengths become float32 scalars in the update.
 _LARGEST = torch.finfo(torch.float32).max
@@ -58,6 +59,8 @@ def _rule(name: str, x: Any, group: dict[str, Any]) -> tuple[Any, str]:
             return valid, "None, True or False, and not True where foreach is"
         case "capturable":
             return x in (True, False), "True or False"
+        case "target":
+            return x is None or (isinstance(x, tuple) and bool(Target(*x))), "a Target, such as Target(0.9, steps=1000)"
         case _:
             return 0 <= x <= _LARGEST, ">= 0 and finite"
 

@@ -19,6 +19,7 @@ from .dual_averaging import GRDA
 from .group_values import check_changed, check_directional, make_plain
 from .loading import load_uncast
 from .state import add_checked_group, place, resolve_rate, start_dual, unmoved_duals
+from .target import Target, cut_at_targets
 from .threshold import cut, raise_threshold, raise_thresholds
 
 __all__ = ["Directional"]
@@ -83,10 +84,18 @@ class Directional(Optimizer):
 
     _unmoved: set[Tensor] | None = None  # see unmoved_duals
 
-    def __init__(self, base_optimizer: Optimizer, c: float = 0.005, mu: float = 0.51, *, power: float = 1) -> None:
+    def __init__(
+        self,
+        base_optimizer: Optimizer,
+        c: float = 0.005,
+        mu: float = 0.51,
+        *,
+        power: float = 1,
+        target: Target | None = None,
+    ) -> None:
         check_base(base_optimizer, (GRDA, Directional))
         make_plain(base_optimizer.defaults)
-        defaults = {**base_optimizer.defaults, "c": c, "mu": mu, "power": power}
+        defaults = {**base_optimizer.defaults, "c": c, "mu": mu, "power": power, "target": target}
         make_plain(defaults)
         check(defaults, checks.DIRECTIONAL)
         self.base = base_optimizer
@@ -138,6 +147,7 @@ class Directional(Optimizer):
             self.base.__setstate__(state)
         for group in self.param_groups:
             group.setdefault("power", 1)
+            group.setdefault("target", None)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` gave; dual, update counter and threshold keep the precision they were saved in.
@@ -151,7 +161,7 @@ class Directional(Optimizer):
             state_dict,
             buffers={"dual": "c"},
             scalars={"threshold": torch.float64, "updates": torch.float32},
-            check=lambda group: check({"power": 1, **group}, checks.DIRECTIONAL),
+            check=lambda group: check({"power": 1, "target": None, **group}, checks.DIRECTIONAL),
         )
         self._unmoved = None
 
@@ -176,6 +186,7 @@ class Directional(Optimizer):
             first, later = self._collect(group, unmoved)
             if isinstance(lr, Tensor) or lr != 0:
                 self._update(group, lr, first, later)
+        cut_at_targets(self.param_groups, self.state, counter="updates")
         return loss
 
     def _check_group(self, group: dict[str, Any]) -> None:
@@ -185,7 +196,7 @@ class Directional(Optimizer):
 
     def _update(self, group: dict[str, Any], lr: float | Tensor, first: list[_Row], later: list[_Row]) -> None:
         """Replace what the base made of the weights by the thresholded dual."""
-        c, mu, power = group["c"], group["mu"], group["power"]
+        c, mu, power = group["c"] if group["target"] is None else 0.0, group["mu"], group["power"]
         if later and power in (1, 2, 4):
             ws, vs, gs, ns = zip(*later, strict=True)
             rest = kernels.update(ws, None, vs, None, gs, ns, lr=lr, c=c, mu=mu, power=int(power))

@@ -21,6 +21,7 @@ from .group_values import check_changed, check_grda, make_plain
 from .kernels import SGDOptions
 from .loading import load_uncast
 from .state import add_checked_group, first_state, place, unmoved_duals
+from .target import Target, cut_at_targets, has_target
 
 __all__ = ["GRDA"]
 
@@ -60,6 +61,7 @@ class GRDA(Optimizer):
             (on the CPU bfloat16). Both need the extension that a C compiler makes at installation. None uses it where
             it can; False uses torch's operations alone; True refuses parameters it cannot update. A gradient laid out
             unlike its parameter takes torch's operations.
+        target: the share of zeros to end with. The threshold is set by it, and of c counts only whether it is 0.
         capturable: keep step counters and thresholds on the parameters' device and never read them on the host, so
             that a CUDA graph can hold the step, after one that was not captured. A rate that changes between replays
             must be a tensor.
@@ -102,10 +104,11 @@ class GRDA(Optimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         capturable: bool = False,
+        target: Target | None = None,
     ) -> None:
         algorithm = {"lr": lr, "c": c, "mu": mu, "momentum": momentum, "nesterov": nesterov}
         algorithm |= {"weight_decay": weight_decay, "maximize": maximize}
-        defaults = {**algorithm, "foreach": foreach, "fused": fused, "capturable": capturable}
+        defaults = {**algorithm, "foreach": foreach, "fused": fused, "capturable": capturable, "target": target}
         make_plain(defaults)
         check(defaults, checks.GRDA)
         self._constructing = True
@@ -116,7 +119,7 @@ class GRDA(Optimizer):
         """Take a loaded or unpickled state; an option that is younger than the state gets its default."""
         super().__setstate__(state)
         for group in self.param_groups:
-            for option, default in (("foreach", None), ("fused", None), ("capturable", False)):
+            for option, default in (("foreach", None), ("fused", None), ("capturable", False), ("target", None)):
                 group.setdefault(option, default)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -166,7 +169,7 @@ class GRDA(Optimizer):
             # v_0 = w_0, also where a step at rate 0 made v and the weights were loaded since.
             for p in unmoved_duals(self, "step"):
                 self.state[p]["dual"].copy_(p)
-        if torch.compiler.is_compiling() and self._has_shards():
+        if torch.compiler.is_compiling() and (self._has_shards() or has_target(self.param_groups)):
             self._update_outside_graph()
         else:
             self._update()
@@ -183,7 +186,9 @@ class GRDA(Optimizer):
         for group, lists in zip(self.param_groups, collected, strict=True):
             if lists[0]:
                 sgd = SGDOptions(*(group[option] for option in SGDOptions._fields))
-                update_lists(lists, sgd=sgd, **{option: group[option] for option in _LAW_AND_MODE})
+                options = {option: group[option] for option in _LAW_AND_MODE}
+                update_lists(lists, sgd=sgd, **(options if group["target"] is None else options | {"c": 0.0}))
+        cut_at_targets(self.param_groups, self.state, counter="step")
         outside.record_weights(self)
 
     # The compiler would take the shards of a DTensor for copies, and update those.

@@ -1,6 +1,7 @@
 """Values of parameter groups: NumPy's numbers become Python's, and a value that has changed is checked at the step."""
 
 from collections.abc import Callable
+from dataclasses import astuple
 from decimal import Decimal
 from fractions import Fraction
 from operator import is_
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 
 from . import checks
 from .checks import check
+from .target import Target
 
 __all__ = ["check_changed", "check_directional", "check_grda", "make_plain"]
 
@@ -35,6 +37,8 @@ def make_plain(group: dict[str, Any]) -> None:
 def _plain(value: Any) -> Any:
     if type(value) in _PLAIN or isinstance(value, Tensor):
         return value
+    if isinstance(value, Target):
+        return _plain(astuple(value))
     if type(value) in (tuple, list):
         return type(value)(_plain(item) for item in value)
     is_number = isinstance(value, Fraction | Decimal)

@@ -12,7 +12,7 @@ from ..tensors import local_tensor
 from .quantile import Magnitudes, magnitude_at, magnitude_at_on_device
 from .threshold import cut
 
-__all__ = ["Target", "cut_at_targets"]
+__all__ = ["Target", "cut_at_targets", "has_target"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Target:
 
     >>> target = Target(0.9, steps=1000)
     >>> [round(target.share(t), 3) for t in (50, 100, 400, 750, 1000)]
-    [0.0, 0.178, 0.787, 0.9, 0.9]
+    [0.0, 0.179, 0.788, 0.9, 0.9]
     """
 
     sparsity: float
@@ -80,6 +80,11 @@ class Target:
         return t >= self.end * self.steps or t % self.every == 0
 
 
+def has_target(groups: Iterable[dict[str, Any]]) -> bool:
+    """Whether a group has a target."""
+    return any(group["target"] is not None for group in groups)
+
+
 class _Row(NamedTuple):
     p: Tensor
     v: Tensor
@@ -98,8 +103,11 @@ def cut_at_targets(groups: Iterable[dict[str, Any]], states: Any, *, counter: st
     """
     sets: dict[Any, tuple[Target, int | Tensor, list[_Row]]] = {}
     for i, group in enumerate(groups):
-        if group.get("target") is None or not group["c"] > 0:
+        if group["target"] is None or not group["c"] > 0:
             continue
+        lr = group["lr"]
+        if not (isinstance(lr, Tensor) and not lr.is_cpu) and lr == 0:
+            continue  # nothing moves
         group["target_updates"] = t = group.get("target_updates", 0) + 1
         target = Target(*group["target"])
         for j, p in enumerate(group["params"]):
