@@ -136,7 +136,11 @@ def _parts(rows: list[_Row]) -> Iterable[Magnitudes]:
     parts: dict[Any, list[Tensor]] = {}
     for row in rows:
         mesh = getattr(row.v, "device_mesh", None)
-        key = None if mesh is None else (mesh, tuple(i for i, x in enumerate(row.v.placements) if x.is_shard()))
+        key = (
+            None
+            if mesh is None
+            else (mesh, tuple(i for i, x in enumerate(getattr(row.v, "placements", ())) if x.is_shard()))
+        )
         parts.setdefault(key, []).append(local_tensor(row.v))
     for key, tensors in parts.items():
         yield Magnitudes(tensors, add_up=None if key is None else partial(_add_up, *key))
