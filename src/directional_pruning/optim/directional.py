@@ -40,12 +40,11 @@ class Directional(Optimizer):
     base, bit for bit. The base sees the weights themselves: its weight decay pulls on what the network uses, and leaves
     the dual of a pruned weight alone. A change of the weights from outside goes into the dual.
 
-    The law of the threshold is the same for every base. Its time is the sum of the learning rates. For SGD that is the
-    time of the gradient flow; Adam, Muon and their like move each weight by about lr a step whatever the gradient, so
-    there too lr is the time a step takes and sqrt(n) * lr how far noise alone carries the dual: what has not outgrown
-    the threshold, of order c * sqrt(lr) * (n * lr)^mu, has only diffused. What differs is the unit of c: for SGD the
-    scale of the gradient's noise, for those bases 1. So they need a larger c, of order 1. Under a falling rate the
-    growth ends by itself: most zeros are there when half of the steps are done.
+    The law of the threshold is the same for every base; its time is the sum of the learning rates. Adam, Muon and their
+    like move a weight by about lr a step, whatever the gradient, so noise alone carries the dual sqrt(n) * lr far. What
+    has not outgrown the threshold, of order c * sqrt(lr) * (n * lr)^mu, has only diffused. The unit of c differs: for
+    SGD it is the scale of the gradient's noise, for those bases 1, so they need a larger c, of order 1. Under a falling
+    rate the growth ends by itself: most zeros are there when half of the steps are done.
 
     Soft-thresholding takes the threshold from every survivor. Under bases whose steps do not scale with the gradient,
     and rates that fall soon, a ``power`` above 1 came out better (see docs/characters.md): it keeps the zeros and the
@@ -63,6 +62,7 @@ class Directional(Optimizer):
         c: strength of pruning, >= 0. 0 is the base.
         mu: growth of the threshold over time, in (0, 1].
         power: p above, >= 1. 1 is gRDA; 4 suits bases whose steps do not scale with the gradient. 1, 2 and 4 are fast.
+        target: the share of zeros to end with, instead of the law; of c counts only whether it is 0.
 
     Memory: one buffer the size of the parameters beside the base's, float32 for half-precision parameters.
 

@@ -61,7 +61,7 @@ class GRDA(Optimizer):
             (on the CPU bfloat16). Both need the extension that a C compiler makes at installation. None uses it where
             it can; False uses torch's operations alone; True refuses parameters it cannot update. A gradient laid out
             unlike its parameter takes torch's operations.
-        target: the share of zeros to end with. The threshold is set by it, and of c counts only whether it is 0.
+        target: the share of zeros to end with, instead of the law; of c counts only whether it is 0.
         capturable: keep step counters and thresholds on the parameters' device and never read them on the host, so
             that a CUDA graph can hold the step, after one that was not captured. A rate that changes between replays
             must be a tensor.
