@@ -4,6 +4,7 @@ Notation of the paper: w the weights, v their dual, n the number of updates, g t
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -176,9 +177,10 @@ class Directional(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update by the base, then of the dual and the weights; ``closure`` is handed to the base."""
-        check_changed(self, self._check_group)
+        check_groups = partial(check_changed, self, partial(check_directional, states=self.state))
+        check_groups()
         # The closure may set values too, before the base moves.
-        loss = self._base_steps.step(self.base, closure, lambda: check_changed(self, self._check_group))
+        loss = self._base_steps.step(self.base, closure, check_groups)
         unmoved = unmoved_duals(self, "updates")
         for group in self.param_groups:
             lr = resolve_rate(group["lr"], on_device=bool(group.get("capturable")))
@@ -188,11 +190,6 @@ class Directional(Optimizer):
                 self._update(group, lr, first, later)
         cut_at_targets(self.param_groups, self.state, counter="updates")
         return loss
-
-    def _check_group(self, group: dict[str, Any]) -> None:
-        has_dual = any("dual" in self.state.get(p, {}) for p in group["params"])
-        uses_rate = has_dual or not isinstance(group.get("c"), float | int) or group["c"] > 0
-        check_directional(group, uses_rate=uses_rate)
 
     def _update(self, group: dict[str, Any], lr: float | Tensor, first: list[_Row], later: list[_Row]) -> None:
         """Replace what the base made of the weights by the thresholded dual."""

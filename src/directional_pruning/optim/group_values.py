@@ -82,8 +82,10 @@ def check_grda(group: dict[str, Any]) -> None:
     check(group, [name for name in checks.GRDA if _may_be_read(group.get(name))])
 
 
-def check_directional(group: dict[str, Any], *, uses_rate: bool) -> None:
+def check_directional(group: dict[str, Any], states: Any) -> None:
     """Check all that the host may read of a group of Directional; the rate of a group without duals is the base's."""
+    has_dual = any("dual" in states.get(p, {}) for p in group["params"])
+    uses_rate = has_dual or not isinstance(group.get("c"), float | int) or group["c"] > 0
     names = (*checks.DIRECTIONAL, "lr") if uses_rate else checks.DIRECTIONAL
     check(group, [name for name in names if _may_be_read(group.get(name))])
     # The base checks them in its constructor only. None means that this base has no such option.
