@@ -59,7 +59,7 @@ def grda(
         (True, 1.0, 0.1)
     """
     algorithm = {"lr": lr, "c": c, "mu": mu, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-    check_grda({**algorithm, "foreach": foreach, "fused": fused, "capturable": capturable})
+    check_grda({**algorithm, "foreach": foreach, "fused": fused, "capturable": capturable, "target": None})
     lists = (params, grads, duals, momentum_buffers, thresholds, steps)
     if not torch.compiler.is_compiling() and any(
         t is not None and t.is_neg() for column in (params, duals, momentum_buffers) for t in column
