@@ -144,4 +144,15 @@ class TestACollapsedRun:
         (folder / "summary.json").write_text(json.dumps(summary))
         (folder / "config.json").write_bytes((collapsed / "config.json").read_bytes())
         assert "10.0" in write_report(folder).read_text(encoding="utf-8")
-        assert comparison_rows([folder])[0].problems == ()
+        (problem,) = comparison_rows([folder])[0].problems
+        assert problem.kind == "constant"
+        assert problem.text in (folder / "report.html").read_text(encoding="utf-8")
+
+    def test_is_named_while_the_run_is_under_way(self, collapsed, tmp_path):
+        folder = tmp_path / "begun"
+        folder.mkdir()
+        for name in ("config.json", "metrics.jsonl"):
+            (folder / name).write_bytes((collapsed / name).read_bytes())
+        page = write_report(folder).read_text(encoding="utf-8")
+        assert "The sparse network is constant: all its prunable weights are zero" in page
+        assert "pruning cost no accuracy" not in page

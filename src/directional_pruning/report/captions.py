@@ -64,7 +64,7 @@ def run_captions(run: Run, figures: Figures) -> Captions:
     """For each figure of a run its caption, and its alternative text."""
     data = watched_accuracy([single_group(run)])
     accuracy = f"Where the curves end together, pruning cost no accuracy (share of correct answers on {data} data)."
-    if problems(run):
+    if problems(run) or run.diverged:
         accuracy = f"Share of correct answers on {data} data."
     elif data != "training":
         accuracy += " Sharp drops on the way are real and pass: while the learning rate is high, the running averages"
@@ -142,6 +142,8 @@ def _progress(run: Run) -> tuple[str, str]:
     if network == "sgd":
         return progress, f"The {NAMES['sgd']} trains first; gRDA follows from the same initial weights."
     zeros = last.get("sparsity_all")
+    if failed := problems(run):
+        return progress, f"{failed[0].text}."
     return progress, "" if zeros is None else f"So far {percent(zeros)} of all parameters are exactly zero."
 
 

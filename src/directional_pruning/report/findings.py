@@ -15,8 +15,21 @@ class Finding(NamedTuple):
 
 
 def problems(run: Run) -> list[Finding]:
-    """What went wrong, most important first; nothing for a run that was trained before runs were judged."""
-    return [_finding(record) for record in run.summary.get("outcome", []) if record.get("problem", True)]
+    """What went wrong, most important first; in a run without a judgement, what its zeros alone tell."""
+    if run.summary.get("outcome") or run.setting[0] == 0:
+        return [_finding(record) for record in run.summary.get("outcome", []) if record.get("problem", True)]
+    layers = run.summary.get("layers", [])
+    last = run.of("grda")[-1:] or [{}]
+    empty = [layer for layer in layers if not layer["nonzeros"]]
+    advice = f"use a smaller --c than {run.setting[0]:g}"
+    if (layers and empty == layers) or (not run.summary and last[0].get("sparsity_prunable", 0) >= 1):
+        return [
+            Finding("grda", "constant", f"The sparse network is constant: all its prunable weights are zero; {advice}")
+        ]
+    if empty:
+        names = ", ".join(str(layer["name"]) for layer in empty[:3]) + ", ..." * (len(empty) > 3)
+        return [Finding("grda", "empty layers", f"Layers without a weight that is not zero: {names}; {advice}")]
+    return []
 
 
 def remarks(run: Run) -> list[Finding]:

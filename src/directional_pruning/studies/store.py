@@ -159,7 +159,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(path.read_bytes()) if path.exists() else {}
         for rows in dict(content.get("rows", {})).values():
-            np.asarray(rows, dtype=float)
+            if not all(isinstance(row, list) and {type(x) for x in row} <= {int, float} for row in rows):
+                raise ValueError("its rows are not lists of numbers")
     except (ValueError, TypeError) as error:
         raise CorruptFileError(f"{path} is not readable ({error}); remove it to start anew") from error
     return content
