@@ -1,10 +1,14 @@
 """What the tests need of the machine."""
 
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+
+# A job in the background of a script ignores Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def stand_in_for_torchvision():

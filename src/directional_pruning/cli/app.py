@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -112,7 +113,8 @@ def one_line(error: OSError) -> str:
 
 def stop(message: str, code: int) -> NoReturn:
     """End the command; a message is one line on standard error."""
-    if message:
+    # A signal comes to all processes of torchrun, or ends those that outlive the first: one line is enough.
+    if message and (code < 128 or os.environ.get("LOCAL_RANK", "0") == "0"):
         if code < 128:
             _wait_for_rank_zero()
         with suppress(OSError):  # a closed terminal; the exit code remains
@@ -139,6 +141,7 @@ def _wait_for_rank_zero() -> None:
     process that survives the wait has failed alone and prints its message.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0":
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which torchrun ends it, without a message
         time.sleep(10)
 
 
