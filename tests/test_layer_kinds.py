@@ -276,3 +276,17 @@ def test_what_is_pruned_is_what_the_report_calls_prunable():
     model.head = nn.Linear(4, 1)
     assert [x.name for x in sparsity_report(model).prunable.layers] == ["experts", "head.weight"]
     assert prunable_groups(model)[0]["param_names"] == ["experts", "head.weight"]
+
+
+@pytest.mark.parametrize("name", ["freqs", "shift", "multiplier", "h0", "slots", "sos", "W_pos", "sinks"])
+def test_matrices_named_as_scales_states_and_tokens_are_spared(name):
+    model = nn.Module()
+    model.register_parameter(name, nn.Parameter(torch.randn(4, 5)))
+    assert parameter_kinds(model)[name] in ("norm", "position")
+
+
+def test_a_scale_of_ones_own_is_known_by_its_class():
+    LayerScale = type("LayerScale", (nn.Module,), {})  # noqa: N806
+    scale = LayerScale()
+    scale.weight = nn.Parameter(torch.ones(4, 5))
+    assert parameter_kinds(scale) == {"weight": "norm"}

@@ -269,3 +269,11 @@ def test_a_plain_copy_of_a_hook_of_ones_own_is_refused():
     own_hook(layer)
     with pytest.raises(ValueError, match=r"'weight' that a hook sets \(first nn.Parameter\(layer.weight.detach"):
         plain_copy(nn.Sequential(layer))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_weights_that_quantization_has_packed_are_refused_by_the_name_of_their_layer():
+    model = nn.ModuleDict({"rnn": nn.LSTM(4, 4)})
+    packed = torch.ao.quantization.quantize_dynamic(model, {nn.LSTM})
+    with pytest.raises(ValueError, match="cannot read the weights of 'rnn', a LSTM: it packs them"):
+        layer_weights(packed)

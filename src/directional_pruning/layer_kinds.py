@@ -29,9 +29,12 @@ _LISTS = (nn.ParameterList, nn.ParameterDict)
 # Words of a name, asked only where neither the owner nor the shape decides.
 _MATRIX = re.compile(r"weights?|kernels?|filters?|conv|proj(ections?)?|matrix")
 # The zero of a logarithm is a one.
-_SCALE = re.compile(r"(layer)?scales?|gains?|alphas?|betas?|gammas?|lambdas?|temp|temperatures?|tau|log")
+_SCALE = re.compile(
+    r"(layer)?scales?|gains?|alphas?|betas?|gammas?|lambdas?|temp|temperatures?|tau|log"
+    r"|scaling|rescale|multipliers?|shifts?|offsets?|mu|sigma|means?|std|freqs?"
+)
 _POSITION = re.compile(
-    r"w?pe|pos|positions?|positional|rel|relative|cls|registers?|prompts?|prefix|ctx|quer(y|ies)|latents?|null|mem"
+    r"w?pe|pos|positions?|positional|rel|relative|cls|registers?|prompts?|prefix|ctx|quer(y|ies)|latents?|null|mem|slots?|sos|eos|sinks?|anchors?"
     r"|memory|tables?|(pos|cls|rel|abs)?(tok|tokens?|emb|embeds?|embeddings?|enc|encodings?)"
 )
 
@@ -135,7 +138,9 @@ def _by_name(module: nn.Module, label: str, p: nn.Parameter) -> str:
     if any(map(_SCALE.fullmatch, words)) and not _MATRIX.fullmatch(words[-1]):
         return "norm"
     owner = type(module).__name__
-    if re.search(r"Pos[a-z]*(Emb|Enc)[a-z]*(\d?[dD])?$", owner):
+    if words == ["weight"] and re.search(r"Scale(Layer)?$|^Affine", owner):
+        return "norm"
+    if label.lower() in ("w_pos", "h0", "c0") or re.search(r"Pos[a-z]*(Emb|Enc)[a-z]*(\d?[dD])?$", owner):
         return "position"
     one_of_three = words[-1:] == ["query"] and any("key" in other for other in module._parameters)
     if words == ["weight"] and "Embedding" in owner:

@@ -53,6 +53,11 @@ def layer_weights(model: nn.Module) -> list[LayerWeight]:
     for prefix, module in model.named_modules():
         if module in inside:
             continue
+        if type(module).__module__.startswith("torch.ao.nn.quantized") and not list(module.parameters()):
+            remedy = "give the network as it was before torch quantized it"
+            raise ValueError(
+                f"cannot read the weights of {prefix!r}, a {type(module).__name__}: it packs them ({remedy})"
+            )
         computed = list(_computed(prefix, module, inside))
         hidden = {id(p) for weight in computed for p in weight.sources}
         for name, p in module.named_parameters(prefix, recurse=False):
@@ -134,11 +139,11 @@ def _from_hooks(module: nn.Module, name: str, path: str) -> Tensor:
     layer.training = False
     before = getattr(layer, name, None)
     for key, hook in module._forward_pre_hooks.items():
-        known = isinstance(hook, prune.BasePruningMethod) or type(hook).__name__ in _NORMS
+        from_torch = isinstance(hook, prune.BasePruningMethod) or type(hook).__name__ in _NORMS
         try:
             hook(layer, (), {}) if key in module._forward_pre_hooks_with_kwargs else hook(layer, ())
         except Exception:
-            if known:
+            if from_torch:
                 raise
     value = getattr(layer, name, None)
     if not isinstance(value, Tensor) or value is before:

@@ -122,3 +122,19 @@ def test_an_ignored_signal_stays_ignored():
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_ctrl_c_while_the_command_is_imported_prints_no_traceback(tmp_path):
+    code = """
+import builtins, signal
+from directional_pruning.__main__ import main
+original = builtins.__import__
+def interrupted(name, *args, **options):
+    if name == "typer":
+        signal.raise_signal(signal.SIGINT)
+    return original(name, *args, **options)
+builtins.__import__ = interrupted
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

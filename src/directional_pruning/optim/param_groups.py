@@ -65,8 +65,8 @@ def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias", 
                 skipped.add(p)
                 unmatched.discard(item)
     if unmatched:
-        known = f"{', '.join(_KINDS[:3])} nor {', '.join(_KINDS[3:])} or a parameter's name"
-        raise ValueError(f"invalid skip: {sorted(unmatched)[0]!r} (neither {known})")
+        choices = f"{', '.join(_KINDS[:3])} nor {', '.join(_KINDS[3:])} or a parameter's name"
+        raise ValueError(f"invalid skip: {sorted(unmatched)[0]!r} (neither {choices})")
     parametrized = {p: name for p, name in names.items() if kinds[name] == "parametrized" and p not in skipped}
     trained = [name for p, name in parametrized.items() if p.requires_grad]
     prune = {p: name for p, name in names.items() if p not in skipped and p not in parametrized}

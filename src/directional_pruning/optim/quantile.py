@@ -97,6 +97,7 @@ def count(tensors: Sequence[Tensor], low: int | Tensor, shift: int) -> Tensor:
         for part in v.detach().reshape(-1).split(_CHUNK):
             bits = part.to(torch.float32).abs().view(torch.int32).to(torch.int64)
             bins = ((bits - low) >> shift).clamp_(-1, BINS).add_(1)
+            bins = bins.to(counts.device)  # parts of a network may lie on several devices
             counts.scatter_add_(0, bins, torch.ones_like(bins))
     return counts
 
