@@ -34,8 +34,9 @@ _SCALE = re.compile(
     r"|scaling|rescale|multipliers?|shifts?|offsets?|mu|sigma|means?|std|freqs?"
 )
 _POSITION = re.compile(
-    r"w?pe|pos|positions?|positional|rel|relative|cls|registers?|prompts?|prefix|ctx|quer(y|ies)|latents?|null|mem|slots?|sos|eos|sinks?|anchors?"
-    r"|memory|tables?|(pos|cls|rel|abs)?(tok|tokens?|emb|embeds?|embeddings?|enc|encodings?)"
+    r"w?pe|pos|positions?|positional|rel|relative|cls|registers?|prompts?|prefix|ctx|quer(y|ies)|latents?|null|mem"
+    r"|memory|tables?|slots?|sos|eos|sinks?|anchors?"
+    r"|(pos|cls|rel|abs)?(tok|tokens?|emb|embeds?|embeddings?|enc|encodings?)"
 )
 
 

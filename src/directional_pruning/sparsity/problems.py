@@ -17,7 +17,7 @@ class Problems:
 
     def __init__(self) -> None:
         self._seen_alive: set[str] = set()
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def judge(
         self, watched: Sequence[Watched], counts: Sequence[Sequence[int]], step: int, *, ago: int = 0, whole: bool
@@ -62,8 +62,8 @@ class Problems:
         return each.name in self._seen_alive or ("dual" in each.state and step >= _GRACE)
 
     def _first_time(self, problem: str) -> bool:
-        new = problem not in self._told
-        self._told.add(problem)
+        new = problem not in self._warned
+        self._warned.add(problem)
         return new
 
 
