@@ -405,33 +405,79 @@ def main():
     parser.add_argument("--levels", type=float, nargs="+", help="shares of zeros")
     parser.add_argument("--data", help="folder of CIFAR-10; otherwise $DIRPRUNE_DATA, or it is downloaded")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--picture", type=Path, help="of show: the file to draw into")
     args = parser.parse_args()
     task = TASKS[args.task]
     epochs, levels = args.epochs or [task.epochs], args.levels or task.levels
     if args.verb == "show":
         for row in table(args.task, args.methods, epochs, args.seeds, levels):
             print("  ".join(f"{cell:>18}" for cell in row))
+        if args.picture:
+            draw(args.picture, args.task, args.methods, epochs[0], args.seeds, levels)
         return
     plans = {"run": lambda: args.specs, "tune": lambda: tune_specs(args.task, args.methods)}
     plan = plans.get(args.verb, lambda: final_specs(args.task, args.methods, epochs, args.seeds, levels))
     run_all(plan(), args.data, args.processes)
 
 
+def measured(task, method, epochs, seeds, level):
+    """The test measure of every seed that was trained with the method's best setting; None before tuning."""
+    best = best_setting(task, method)
+    if best is None:
+        return None
+    rows = [reached(specs_of(task, method, level, *best, epochs=epochs, seed=s, on="test"), level) for s in seeds]
+    return torch.tensor([row for row in rows if row is not None], dtype=torch.float64)
+
+
 def table(task, methods, epochs, seeds, levels):
     """A row for each method: mean and standard deviation over the seeds at each level, on the test data."""
     yield ["method", "rate, settings", *(f"{e} epochs, {100 * level:g} %" for e in epochs for level in levels)]
+    digits = 2 if TASKS[task].better == "accuracy" else 4
     for method in methods:
         best = best_setting(task, method)
         if best is None:
             continue
-        cells = []
-        for e, level in ((e, level) for e in epochs for level in levels):
-            rows = [reached(specs_of(task, method, level, *best, epochs=e, seed=s, on="test"), level) for s in seeds]
-            rows = torch.tensor([row for row in rows if row is not None])
-            cells.append(
-                f"{rows.mean():.2f} +- {rows.std():.2f} ({len(rows)})" if len(rows) > 1 else str(rows.tolist())
-            )
-        yield [method, f"{best[0]:g} {best[1]}", *cells]
+        cells = [measured(task, method, e, seeds, level) for e in epochs for level in levels]
+        texts = [
+            f"{x.mean():.{digits}f} +- {x.std():.{digits}f} ({len(x)})" if len(x) > 1 else str(x.tolist())
+            for x in cells
+        ]
+        yield [method, f"{best[0]:g} {best[1]}", *texts]
+
+
+def draw(path, task, methods, epochs, seeds, levels):
+    """Draw the measure against the share of zeros: means with the standard deviation over the seeds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for i, method in enumerate(methods):
+        rows = [measured(task, method, epochs, seeds, level) for level in levels]
+        points = [(level, row) for level, row in zip(levels, rows, strict=True) if row is not None and len(row) > 1]
+        if not points:
+            continue
+        means = torch.tensor([row.mean() for _, row in points])
+        if method == "dense":
+            axes.axhline(means[0], color="#5f6973", linewidth=1, label="dense")
+            continue
+        ours = method == "target"
+        axes.errorbar(
+            [f"{100 * level:g} %" for level, _ in points],
+            means,
+            [row.std() for _, row in points],
+            label={"target": "our target", "law": "our law", "small": "small dense network"}.get(method, method),
+            color="#c75000" if ours else f"C{i}",
+            linewidth=2.5 if ours else 1,
+            marker="o" if ours else "os^vD<>p"[i % 8],
+            markersize=4,
+            capsize=2,
+            zorder=3 if ours else 2,
+        )
+    axes.set_xlabel("zeros among the pruned weights")
+    unit = TASKS[task].unit
+    axes.set_ylabel(f"test {TASKS[task].better} ({unit}), mean and standard deviation of {len(seeds)} seeds")
+    axes.legend(fontsize=8, ncols=2)
+    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":
