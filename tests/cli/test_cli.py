@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 
@@ -32,7 +33,7 @@ def _denormals():
 
 
 def run(*args, cwd):
-    return subprocess.run([DIRPRUNE, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=120)
+    return subprocess.CompletedProcess(args, *programs.run("-m", "directional_pruning", *args, cwd=cwd))
 
 
 def refused(capsys, monkeypatch, *args):
@@ -57,7 +58,8 @@ def weights(folder):
 
 
 def test_train_trains_both_networks_shows_them_and_writes_the_run(tmp_path):
-    done = run("train", "digits", "--epochs", 3, "--seed", 5, cwd=tmp_path)
+    command = [DIRPRUNE, "train", "digits", "--epochs", "3", "--seed", "5"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     for text in ("dense baseline", "sparse", "test accuracy", "zeros, of all parameters", "94,186 parameters"):
         assert text in done.stdout
@@ -96,7 +98,7 @@ def test_train_trains_both_networks_shows_them_and_writes_the_run(tmp_path):
 def test_killed_in_the_middle_and_resumed_ends_bit_identical(tmp_path):
     flags = ("train", "digits", "--epochs", 12, "--quiet", "--out")
     assert run(*flags, "whole", cwd=tmp_path).returncode == 0
-    victim = subprocess.Popen([DIRPRUNE, *map(str, flags), "killed"], cwd=tmp_path, start_new_session=True)
+    victim = programs.Program("-m", "directional_pruning", *flags, "killed", cwd=tmp_path)
     log = tmp_path / "killed" / "metrics.jsonl"
     deadline = time.monotonic() + 100
     # In the sparse network, past its first checkpoint (epoch 5) and beyond it.

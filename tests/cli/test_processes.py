@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import Program
 
 from directional_pruning.cli.progress import Screen, training_progress
 from directional_pruning.cli.signals import deferred_signals, exit_code, handle_signals
@@ -17,14 +18,9 @@ from directional_pruning.files import locked
 from directional_pruning.run_folder import LOCK
 from directional_pruning.runs import train_run
 
-DIRPRUNE = [sys.executable, "-m", "directional_pruning"]
+DIRPRUNE = ["-m", "directional_pruning"]
 FLAGS = ["train", "digits", "--epochs", "60", "--out", "run"]
 RECORD = {"train_loss": 0.12344, "validation_accuracy": 0.972, "sparsity_all": 0.851, "seconds": 3.0}
-
-
-def start(*args, cwd) -> Any:
-    pipe = subprocess.PIPE
-    return subprocess.Popen([*DIRPRUNE, *args], cwd=cwd, stdout=pipe, stderr=pipe, text=True)
 
 
 def wait_for(path, process):
@@ -37,10 +33,10 @@ def wait_for(path, process):
 
 @pytest.mark.slow
 def test_a_second_process_is_refused_and_sigterm_checkpoints_every_network_of_jobs(tmp_path):
-    process = start(*FLAGS, "-q", "-j", "2", cwd=tmp_path)
+    process = Program(*DIRPRUNE, *FLAGS, "-q", "-j", "2", cwd=tmp_path)
     for network in ("sgd", "grda"):
         wait_for(tmp_path / "run" / network / "metrics.jsonl", process)
-    other = start("train", "--resume", "run", "-q", cwd=tmp_path)
+    other = Program(*DIRPRUNE, "train", "--resume", "run", "-q", cwd=tmp_path)
     assert other.communicate(timeout=200) == (
         "",
         f"dirprune: run: in use by process {process.pid} on {os.uname().nodename}; wait until it ends, or stop it\n",
@@ -65,7 +61,8 @@ def test_a_run_in_use_is_not_trained(tmp_path):
 
 @pytest.mark.slow
 def test_a_closed_pipe_ends_training_after_a_checkpoint(tmp_path):
-    process = start(*FLAGS, cwd=tmp_path)
+    pipe, command = subprocess.PIPE, [sys.executable, *DIRPRUNE, *FLAGS]
+    process: Any = subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True)
     with process.stdout as output:
         assert output.readline().startswith("dense baseline: epoch 1 of 60, loss ")
     with process.stderr as errors:

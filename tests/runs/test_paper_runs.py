@@ -2,11 +2,10 @@
 
 import html
 import json
-import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
+import programs
 import pytest
 import torch
 from PIL import Image
@@ -30,7 +29,7 @@ from directional_pruning.training import evaluate
 pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
-DIRPRUNE = str(Path(sys.executable).with_name("dirprune"))
+TRAIN = ["-m", "directional_pruning", "train"]
 
 
 def make_images(folder, sets, classes, size, suffix="png"):
@@ -53,12 +52,11 @@ def cifar(tmp_path_factory):
 
 def test_the_command_trains_the_papers_vgg16_and_compares_it_with_the_paper(cifar, tmp_path):
     flags = ("--data", cifar, "--epochs", 1, "--batch-size", 16, "--paper-protocol", "--out", "run")
-    command = [DIRPRUNE, "train", "vgg16-cifar10", *map(str, flags)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    code, out, err = programs.run(*TRAIN, "vgg16-cifar10", *flags, cwd=tmp_path)
+    assert code == 0, err
     other = "other data: 60 images to train and validate, 20 to test; the paper's are 50,000 and 10,000"
     for text in ("paper, 10 seeds", "90.82% / 90.86%", "90.48%", "15,245,130 parameters", f"beside the paper: {other}"):
-        assert text in done.stdout
+        assert text in out
     run = tmp_path / "run"
     config = json.loads((run / "config.json").read_text())
     assert config["data"] == str(cifar)
@@ -143,16 +141,13 @@ def test_the_place_of_the_data_is_kept_and_can_change(cifar, tmp_path, monkeypat
     create_run(tmp_path / "run", recipe, CPU)
     monkeypatch.delenv("DIRPRUNE_DATA")
     assert load_run(tmp_path / "run")[0].data == str(cifar)
-    done = subprocess.run(
-        [DIRPRUNE, "train", "--resume", "run", "--data", "nowhere"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (2, f"dirprune: {tmp_path}/nowhere does not exist\n")
+    code, _, err = programs.run(*TRAIN, "--resume", "run", "--data", "nowhere", cwd=tmp_path)
+    assert (code, err) == (2, f"dirprune: {tmp_path}/nowhere does not exist\n")
     assert load_run(tmp_path / "run")[0].data == str(cifar)  # a mistake leaves the run as it was
     moved = cifar.rename(cifar.with_name("moved"))
     try:
-        command = [DIRPRUNE, "train", "--resume", "run", "--data", moved, "--num-classes", "10"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert (done.returncode, "give nothing else but --data" in done.stderr) == (2, True)
+        code, _, err = programs.run(*TRAIN, "--resume", "run", "--data", moved, "--num-classes", "10", cwd=tmp_path)
+        assert (code, "give nothing else but --data" in err) == (2, True)
         splits = replace(recipe, data=str(moved)).splits(CPU)
         move_run(tmp_path / "run", CPU, data=str(moved))
         assert len(load_run(tmp_path / "run")[0].splits(CPU).train) == len(splits.train) == 54

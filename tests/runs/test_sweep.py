@@ -2,11 +2,10 @@
 
 import json
 import math
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
+import programs
 import psutil
 import pytest
 import torch
@@ -27,6 +26,7 @@ from directional_pruning.runs import (
 CPU = torch.device("cpu")
 RECIPES = [replace(digits_recipe(), epochs=2, seed=seed, mu=mu) for seed in (1, 2) for mu in (0.6, 0.7)]
 SPLITS = digits_recipe().splits(CPU)
+TRAIN = ["-m", "directional_pruning", "train"]
 
 
 def lines(run):
@@ -152,8 +152,7 @@ def test_a_larger_c_gives_more_zeros(tmp_path):
 
 
 def test_a_killed_worker_is_one_line_that_says_how_to_go_on(tmp_path):
-    command = [sys.executable, "-m", "directional_pruning", "train", "digits", "--epochs", "40", "-j", "2", "-q"]
-    parent = subprocess.Popen([*command, "--out", "run"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    parent = programs.Program(*TRAIN, "digits", "--epochs", "40", "-j", "2", "-q", "--out", "run", cwd=tmp_path)
     deadline = time.monotonic() + 200
     while not (tmp_path / "run" / "metrics.jsonl").exists():
         assert parent.poll() is None
@@ -175,9 +174,8 @@ def test_close_settings_are_runs_of_their_own(tmp_path):
 
 
 def test_a_killed_sweep_leaves_no_process_behind_and_goes_on(tmp_path):
-    command = [sys.executable, "-m", "directional_pruning", "train"]
     flags = ["digits", "--epochs", "40", "--mu", ".6", ".7", "-j", "2", "-q", "--out", "sweep"]
-    victim = subprocess.Popen([*command, *flags], cwd=tmp_path)
+    victim = programs.Program(*TRAIN, *flags, cwd=tmp_path)
     deadline = time.monotonic() + 200
     while not len([*tmp_path.glob("sweep/*/sgd/checkpoint.pt"), *tmp_path.glob("sweep/*/grda/checkpoint.pt")]) >= 2:
         assert victim.poll() is None
@@ -189,8 +187,6 @@ def test_a_killed_sweep_leaves_no_process_behind_and_goes_on(tmp_path):
     assert len(children) >= 2
     _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
-    done = subprocess.run(
-        [*command, "--resume", "sweep", "-j", "2", "-q"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout) == (0, "sweep\n"), done.stderr
+    code, out, err = programs.run(*TRAIN, "--resume", "sweep", "-j", "2", "-q", cwd=tmp_path)
+    assert (code, out) == (0, "sweep\n"), err
     assert [len(lines(run)) for run in sweep_runs(tmp_path / "sweep")] == [80, 80]

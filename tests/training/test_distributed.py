@@ -12,22 +12,24 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from programs import TORCHRUN, Program
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-SINGLE_PROCESS = [sys.executable]
+NEW_INTERPRETERS = [sys.executable, "-m", "torch.distributed.run", *TORCHRUN[2:]]  # the command torchrun itself
+SINGLE_PROCESS = []
 PROGRAM = ["-m", "directional_pruning", "train"]
 
 
 def start(launcher, *args, cwd):
-    # A warning of torchrun's about threads, and of gloo about the interface it chose, are not for these tests.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [*launcher, *PROGRAM, *map(str, args)]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    if launcher != NEW_INTERPRETERS:
+        return Program(*command, cwd=cwd)
+    # A warning of torchrun's about threads is not for these tests.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def run(launcher, *args, cwd):
@@ -117,7 +119,7 @@ def test_a_killed_worker_is_started_again_and_the_end_is_bit_identical(tmp_path)
 
 
 def test_sigterm_to_torchrun_ends_all_processes_after_a_checkpoint_of_the_same_step(tmp_path):
-    process = start(TORCHRUN, "digits", "--epochs", 60, "-q", "--out", "run", cwd=tmp_path)
+    process = start(NEW_INTERPRETERS, "digits", "--epochs", 60, "-q", "--out", "run", cwd=tmp_path)
     log = tmp_path / "run" / "sgd" / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while not log.exists():
@@ -134,17 +136,17 @@ def test_sigterm_to_torchrun_ends_all_processes_after_a_checkpoint_of_the_same_s
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("launcher", "args", "message"),
     [
-        (("digits", "--mu", ".6", ".7"), "under torchrun all processes train one run together"),
-        (("digits", "--batch-size", "63", "--epochs", "1"), "invalid batch_size: 63 (must be a multiple of the 2"),
-        (("nothing",), "unknown recipe: nothing"),
-        (("vgg16-cifar10", "--data", "gone"), "{cwd}/gone does not exist"),
-        (("--resume", "gone"), "gone/config.json: No such file or directory"),
+        (TORCHRUN, ("digits", "--mu", ".6", ".7"), "under torchrun all processes train one run together"),
+        (TORCHRUN, ("digits", "--batch-size", "63"), "invalid batch_size: 63 (must be a multiple of the 2"),
+        (NEW_INTERPRETERS, ("nothing",), "unknown recipe: nothing"),
+        (TORCHRUN, ("vgg16-cifar10", "--data", "gone"), "{cwd}/gone does not exist"),
+        (TORCHRUN, ("--resume", "gone"), "gone/config.json: No such file or directory"),
     ],
 )
-def test_what_processes_cannot_do_is_printed_once(tmp_path, args, message):
-    code, out, err = run(TORCHRUN, *args, cwd=tmp_path)
+def test_what_processes_cannot_do_is_printed_once(tmp_path, launcher, args, message):
+    code, out, err = run(launcher, *args, cwd=tmp_path)
     assert code != 0
     assert f"dirprune: {message.format(cwd=tmp_path)}" in err
     assert err.count("dirprune: ") == 1
