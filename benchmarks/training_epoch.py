@@ -45,6 +45,8 @@ def clock(function, device):
 
 def measure(recipe, network, images, device, steps, rounds):
     torch.manual_seed(0)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     model = recipe.network().to(device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
