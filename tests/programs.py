@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,18 @@ def run(*args, cwd, **environment):
     return program.returncode, out, err
 
 
+def run_together(*commands, cwd, seconds):
+    """What each of several programs printed; where one fails, the others have five seconds to say why."""
+    programs, deadline = [Program(*args, cwd=cwd) for args in commands], time.monotonic() + seconds
+    while any(program.poll() is None for program in programs) and time.monotonic() < deadline:
+        if any(program.poll() for program in programs):
+            deadline = min(deadline, time.monotonic() + 5)
+        time.sleep(0.05)
+    for program in programs:
+        program.kill()
+    return ["".join(program.communicate()) for program in programs]
+
+
 def _start(args, cwd, environment, out, err):
     os.setsid()
     signal.alarm(LONGEST)  # a test that failed does not wait for it
@@ -89,6 +102,9 @@ def _run(args):
     if args[0] == "-m":
         sys.argv = args[1:]
         runpy.run_module(args[1], run_name="__main__", alter_sys=True)
+    elif args[0] == "-c":
+        sys.argv = ["-c", *args[2:]]
+        exec(args[1], {"__name__": "__main__"})
     else:
         sys.argv = args
         runpy.run_path(args[0], run_name="__main__")

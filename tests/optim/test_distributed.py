@@ -5,7 +5,6 @@ all scenarios of a world, because starting a process takes seconds.
 """
 
 import os
-import subprocess
 import sys
 import time
 import traceback
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from programs import run_together
 from torch import nn
 
 from directional_pruning import GRDA, Directional, Target, sparsity_report
@@ -312,24 +312,7 @@ SCENARIOS = {
 
 def launch(world, folder):
     """Run the scenarios of a world; return what each process printed. None outlives this call."""
-    logs = [folder / f"{rank}_of_{world}.txt" for rank in range(world)]
-    processes = []
-    deadline = time.monotonic() + SECONDS
-    try:
-        for rank, log in enumerate(logs):
-            with log.open("w") as out:
-                command = [sys.executable, __file__, str(rank), str(world), str(folder)]
-                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-                processes.append(subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment))
-        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-            if any(process.poll() for process in processes):  # one failed: give the others time to say why
-                deadline = min(deadline, time.monotonic() + 5)
-            time.sleep(0.05)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [log.read_text() for log in logs]
+    return run_together(*([__file__, rank, world, folder] for rank in range(world)), cwd=folder, seconds=SECONDS)
 
 
 def work(rank, world, folder):

@@ -7,9 +7,7 @@ import copy
 import gc
 import os
 import pickle
-import subprocess
 import sys
-import time
 import traceback
 import weakref
 from contextlib import nullcontext
@@ -19,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from programs import run_together
 from torch import nn
 from torch.nn.modules.module import _global_parameter_registration_hooks
 from torch.nn.utils import parametrizations, parametrize
@@ -650,23 +649,7 @@ def on_two_processes(rank):
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    logs = [folder / f"{rank}.txt" for rank in range(2)]
-    processes, deadline = [], time.monotonic() + SECONDS
-    try:
-        for rank, log in enumerate(logs):
-            with log.open("w") as out:
-                command = [sys.executable, __file__, str(rank), str(folder)]
-                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-                processes.append(subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment))
-        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-            time.sleep(0.05)
-            if any(process.poll() for process in processes):  # one failed: give the other time to say why
-                deadline = min(deadline, time.monotonic() + 5)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    return [log.read_text() for log in logs]
+    return run_together(*([__file__, rank, folder] for rank in range(2)), cwd=folder, seconds=SECONDS)
 
 
 @pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="needs torch with gloo")

@@ -3,14 +3,13 @@
 import ast
 import copy
 import pickle
-import subprocess
-import sys
 import warnings
 import weakref
 
 import pytest
 import torch
 import torch.distributed as dist
+from programs import Program
 from torch import nn
 from torch.optim import SGD, AdamW
 
@@ -363,11 +362,7 @@ dist.destroy_process_group()
 @pytest.mark.slow
 @pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="needs torch with gloo")
 def test_sharded_processes_count_the_whole_network_and_say_what_one_process_says(tmp_path):
-    command = [sys.executable, "-W", "ignore", "-c", PROGRAM]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
+    processes = [Program("-c", PROGRAM, rank, tmp_path / "store", cwd=tmp_path) for rank in range(2)]
     outputs = [ast.literal_eval(process.communicate(timeout=100)[0]) for process in processes]
     assert outputs[0] == outputs[1]
     one, sharded, one_dead, sharded_dead = outputs[0]
