@@ -81,7 +81,7 @@ class Cifar16:
             *(block(3, a, 2), block(a, b), nn.MaxPool2d(2), block(b, c), block(c, c)),
             *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 10)),
         )
-        return model.to(memory_format=torch.channels_last)
+        return model.to(memory_format=torch.channels_last)  # pyrefly: ignore
 
     @staticmethod
     def weights(model):
@@ -368,8 +368,8 @@ def best_setting(task, method):
         (reached(specs_of(task, method, level, lr, settings), level), lr, settings)
         for lr, settings in settings_tried(task, method)
     ]
-    tried = [row for row in tried if row[0] is not None]
-    return max(tried, key=lambda row: sign * row[0])[1:] if tried else None
+    known = [(value, *setting) for value, *setting in tried if value is not None]
+    return max(known, key=lambda row: sign * row[0])[1:] if known else None
 
 
 def tune_specs(task, methods):
@@ -441,6 +441,7 @@ def table(task, methods, epochs, seeds, levels):
         texts = [
             f"{x.mean():.{digits}f} +- {x.std():.{digits}f} ({len(x)})" if len(x) > 1 else str(x.tolist())
             for x in cells
+            if x is not None
         ]
         yield [method, f"{best[0]:g} {best[1]}", *texts]
 
@@ -458,7 +459,7 @@ def draw(path, task, methods, epochs, seeds, levels):
             continue
         means = torch.tensor([row.mean() for _, row in points])
         if method == "dense":
-            axes.axhline(means[0], color="#5f6973", linewidth=1, label="dense")
+            axes.axhline(means[0].item(), color="#5f6973", linewidth=1, label="dense")
             continue
         ours = method == "target"
         axes.errorbar(

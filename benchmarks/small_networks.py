@@ -46,7 +46,7 @@ def digits():
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    return torch.tensor(data.data / 16, dtype=torch.float32), torch.tensor(data.target)
+    return torch.tensor(data.data / 16, dtype=torch.float32), torch.tensor(data.target)  # pyrefly: ignore
 
 
 class Digits:
@@ -68,9 +68,9 @@ class Tabular:
         from sklearn.preprocessing import StandardScaler
 
         table = load_breast_cancer()
-        x = torch.tensor(StandardScaler().fit_transform(table.data), dtype=torch.float32)
+        x = torch.tensor(StandardScaler().fit_transform(table.data), dtype=torch.float32)  # pyrefly: ignore
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-        x, y = x[order], torch.tensor(table.target)[order]
+        x, y = x[order], torch.tensor(table.target)[order]  # pyrefly: ignore
         return x[:400], y[:400], x[400:], y[400:]
 
     def network(self, seed):
@@ -154,7 +154,7 @@ class Bert:
         from transformers import BertConfig, BertForSequenceClassification
 
         sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
-        model = BertForSequenceClassification(BertConfig(vocab_size=200, num_labels=2, **sizes))
+        model = BertForSequenceClassification(BertConfig(vocab_size=200, num_labels=2, **sizes))  # pyrefly: ignore
         forward = model.forward
         model.forward = lambda x: forward(input_ids=x).logits
         return model
