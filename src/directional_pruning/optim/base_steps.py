@@ -22,14 +22,16 @@ class BaseSteps:
         self.wrappers: WeakSet[Optimizer] = WeakSet()
         self.expected = self.warned = False
 
-    def step(self, base: Optimizer, closure: Closure | None, after_closure: Callable[[], None]) -> float | None:
-        """A step of the base for its wrapper."""
+    def step(self, base: Optimizer, closure: Closure | None, prepare: Callable[[], None]) -> float | None:
+        """A step of the base for its wrapper, which prepares it: after each call of the closure, where there is one."""
 
         def both() -> float:
             loss = closure()  # pyrefly: ignore
-            after_closure()
+            prepare()
             return loss
 
+        if closure is None:
+            prepare()
         self.expected = True
         try:
             return base.step(closure and both)

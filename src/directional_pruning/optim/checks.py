@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..tensors import local_tensor
 from . import kernels
-from .target import Target
+from .target import target_of
 
 __all__ = ["DIRECTIONAL", "GRDA", "PRUNING", "check", "label", "refusal_of_directional", "refusal_of_grda"]
 
@@ -60,7 +60,9 @@ def _rule(name: str, x: Any, group: dict[str, Any]) -> tuple[Any, str]:
         case "capturable":
             return x in (True, False), "True or False"
         case "target":
-            return x is None or (isinstance(x, tuple) and bool(Target(*x))), "a Target, such as Target(0.9, steps=1000)"
+            return x is None or (
+                isinstance(x, tuple) and bool(target_of(x))
+            ), "a Target, such as Target(0.9, steps=1000)"
         case _:
             return 0 <= x <= _LARGEST, ">= 0 and finite"
 

@@ -17,15 +17,15 @@ from . import checks, kernels
 from .base_steps import check_base, watch_steps
 from .checks import check, refusal_of_directional
 from .dual_averaging import GRDA
+from .follow import Row, follow_base
+from .gradients_of_zeros import scale_gradients_of_zeros
 from .group_values import check_changed, check_directional, make_plain
 from .loading import load_uncast
 from .state import add_checked_group, place, resolve_rate, start_dual, unmoved_duals
-from .target import Target, cut_at_targets
-from .threshold import cut, raise_threshold, raise_thresholds
+from .target import Target
+from .target_threshold import cut_at_targets
 
 __all__ = ["Directional"]
-
-_Row = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Directional(Optimizer):
@@ -62,8 +62,10 @@ class Directional(Optimizer):
             :func:`~directional_pruning.prunable_groups` works.
         c: strength of pruning, >= 0. 0 is the base.
         mu: growth of the threshold over time, in (0, 1].
-        power: p above, >= 1. 1 is gRDA; 4 suits bases whose steps do not scale with the gradient. 1, 2 and 4 are fast.
-        target: the share of zeros to end with, instead of the law; of c counts only whether it is 0.
+        power: p above, >= 1. 1 is gRDA; 4 suits bases whose steps do not scale with the gradient. 1, 2, 4, 8 and 16
+            are fast.
+        target: the share of zeros to end with, instead of the law. Then c (but for whether it is 0), mu and power do
+            not count.
 
     Memory: one buffer the size of the parameters beside the base's, float32 for half-precision parameters.
 
@@ -179,46 +181,31 @@ class Directional(Optimizer):
         """One update by the base, then of the dual and the weights; ``closure`` is handed to the base."""
         check_groups = partial(check_changed, self, partial(check_directional, states=self.state))
         check_groups()
-        # The closure may set values too, before the base moves.
-        loss = self._base_steps.step(self.base, closure, check_groups)
+
+        def prepare() -> None:
+            if closure is not None:
+                check_groups()  # the closure may set values too
+            scale_gradients_of_zeros(self.param_groups, self.state)
+
+        loss = self._base_steps.step(self.base, closure, prepare)
         unmoved = unmoved_duals(self, "updates")
         for group in self.param_groups:
             lr = resolve_rate(group["lr"], on_device=bool(group.get("capturable")))
             # Also at a rate of 0 this makes the state, which distributed checkpoints need before they load.
             first, later = self._collect(group, unmoved)
             if isinstance(lr, Tensor) or lr != 0:
-                self._update(group, lr, first, later)
+                follow_base(group, lr, first, later)
         cut_at_targets(self.param_groups, self.state, counter="updates")
         return loss
 
-    def _update(self, group: dict[str, Any], lr: float | Tensor, first: list[_Row], later: list[_Row]) -> None:
-        """Replace what the base made of the weights by the thresholded dual."""
-        c, mu, power = group["c"] if group["target"] is None else 0.0, group["mu"], group["power"]
-        if later and power in (1, 2, 4):
-            ws, vs, gs, ns = zip(*later, strict=True)
-            rest = kernels.update(ws, None, vs, None, gs, ns, lr=lr, c=c, mu=mu, power=int(power))
-            later = [later[i] for i in rest]
-        for w, v, g, _ in later:
-            # v_n = v_{n-1} + (w' - w_{n-1})
-            before = torch.empty_like(w)
-            cut(v, g if group.get("capturable") or not g.is_cpu else g.item(), power, out=before)
-            v.add_(torch.sub(w, before, out=before))
-        for w, v, g, n in (*first, *later):
-            # w_n = S_{g_n}(v_n)
-            if group.get("capturable") or not g.is_cpu:
-                raise_thresholds([g], [n], lr, c, mu)
-                cut(v, g, power, out=w)
-            else:
-                cut(v, raise_threshold(g, n, float(lr), c, mu), power, out=w)
-
-    def _collect(self, group: dict[str, Any], unmoved: set[Tensor]) -> tuple[list[_Row], list[_Row]]:
+    def _collect(self, group: dict[str, Any], unmoved: set[Tensor]) -> tuple[list[Row], list[Row]]:
         """Weights, dual, threshold and update counter of each parameter to prune: those of a first update, and others.
 
         At the first update the dual is a copy of what the base made of the weights. Of a DTensor they are the local
         shard: all that this process has to update.
         """
-        first: list[_Row] = []
-        later: list[_Row] = []
+        first: list[Row] = []
+        later: list[Row] = []
         on_cuda, capturable = kernels.available(cuda_too=True), group.get("capturable")
         states, any_pruned = self.state, any(each["c"] > 0 for each in self.param_groups)
         for w in group["params"]:

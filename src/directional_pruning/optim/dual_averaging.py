@@ -21,11 +21,12 @@ from .group_values import check_changed, check_grda, make_plain
 from .kernels import SGDOptions
 from .loading import load_uncast
 from .state import add_checked_group, first_state, place, unmoved_duals
-from .target import Target, cut_at_targets, has_target
+from .target import Target, has_target, law_of
+from .target_threshold import cut_at_targets
 
 __all__ = ["GRDA"]
 
-_LAW_AND_MODE = ("lr", "c", "mu", "foreach", "fused", "capturable")
+_RATE_AND_MODE = ("lr", "mu", "foreach", "fused", "capturable")
 
 
 class GRDA(Optimizer):
@@ -61,7 +62,8 @@ class GRDA(Optimizer):
             (on the CPU bfloat16). Both need the extension that a C compiler makes at installation. None uses it where
             it can; False uses torch's operations alone; True refuses parameters it cannot update. A gradient laid out
             unlike its parameter takes torch's operations.
-        target: the share of zeros to end with, instead of the law; of c counts only whether it is 0.
+        target: the share of zeros to end with, instead of the law. Then c and mu do not count (of c only whether it is
+            0), and weights are cut with the target's ``power`` instead of S_g.
         capturable: keep step counters and thresholds on the parameters' device and never read them on the host, so
             that a CUDA graph can hold the step, after one that was not captured. A rate that changes between replays
             must be a tensor.
@@ -186,8 +188,7 @@ class GRDA(Optimizer):
         for group, lists in zip(self.param_groups, collected, strict=True):
             if lists[0]:
                 sgd = SGDOptions(*(group[option] for option in SGDOptions._fields))
-                options = {option: group[option] for option in _LAW_AND_MODE}
-                update_lists(lists, sgd=sgd, **(options if group["target"] is None else options | {"c": 0.0}))
+                update_lists(lists, law=law_of(group), sgd=sgd, **{option: group[option] for option in _RATE_AND_MODE})
         cut_at_targets(self.param_groups, self.state, counter="step")
         outside.record_weights(self)
 

@@ -14,7 +14,8 @@ from . import kernels
 from .group_values import check_grda
 from .kernels import SGDOptions
 from .state import resolve_rate
-from .threshold import count, raise_threshold, raise_thresholds, soft_threshold
+from .target import Law
+from .threshold import count, cut, raise_threshold, raise_thresholds, scale_where_zero
 
 __all__ = ["grda", "update_lists"]
 
@@ -67,15 +68,15 @@ def grda(
         fused = False  # the kernels would read the memory, which holds the negated numbers
     sgd = SGDOptions(momentum, weight_decay, nesterov, maximize)
     with torch.no_grad():
-        update_lists(lists, lr=lr, c=c, mu=mu, sgd=sgd, foreach=foreach, fused=fused, capturable=capturable)
+        update_lists(lists, lr=lr, mu=mu, law=Law(c), sgd=sgd, foreach=foreach, fused=fused, capturable=capturable)
 
 
 def update_lists(
     lists: tuple[Sequence[Any], ...],
     *,
     lr: float | Tensor,
-    c: float,
     mu: float,
+    law: Law,
     sgd: SGDOptions,
     foreach: bool | None,
     fused: bool | None,
@@ -87,7 +88,7 @@ def update_lists(
         if isinstance(lr, Tensor):
             lr = resolve_rate(lr, on_device=capturable or any(not n.is_cpu for n in lists[5]))
         if isinstance(lr, Tensor) or lr != 0:
-            rest = kernels.update(*lists, lr=lr, c=c, mu=mu, sgd=sgd)
+            rest = kernels.update(*lists, lr=lr, mu=mu, **law._asdict(), sgd=sgd)
             if not rest:
                 return
             lists = tuple([column[i] for i in rest] for column in lists)
@@ -97,7 +98,7 @@ def update_lists(
     lr = resolve_rate(lr, on_device=on_device)
     # At this rate only the momentum moves, as in SGD. A rate on the device is 0 inside of the update.
     zero_lr = not isinstance(lr, Tensor) and lr == 0
-    how = {"lr": lr, "c": c, "mu": mu, "on_device": on_device, "zero_lr": zero_lr, "sgd": sgd}
+    how = {"lr": lr, "mu": mu, "law": law, "on_device": on_device, "zero_lr": zero_lr, "sgd": sgd}
     if foreach is None:
         foreach = all(row[0].is_cuda for row in rows)
     if not foreach:
@@ -121,13 +122,15 @@ def _single_tensor(
     n: Tensor,
     *,
     lr: float | Tensor,
-    c: float,
     mu: float,
+    law: Law,
     on_device: bool,
     zero_lr: bool,
     sgd: SGDOptions,
 ) -> None:
     """Update one parameter with torch's plain operations."""
+    if law.gradient_of_zeros != 1 and v is not None and g is not None:
+        grad = scale_where_zero(grad, v, g if on_device else g.item(), law.gradient_of_zeros)
     d = _sgd_direction(w, grad, v, buffer, sgd)
     if zero_lr:
         return
@@ -141,10 +144,10 @@ def _single_tensor(
     if v is None or g is None:
         count([n], lr)
     elif on_device:
-        raise_thresholds([g], [n], lr, c, mu)
-        soft_threshold(v, g, out=w)
+        raise_thresholds([g], [n], lr, law.c, mu)
+        cut(v, g, law.power, out=w)
     else:
-        soft_threshold(v, raise_threshold(g, n, float(lr), c, mu), out=w)
+        cut(v, raise_threshold(g, n, float(lr), law.c, mu), law.power, out=w)
 
 
 def _sgd_direction(w: Tensor, d: Tensor, v: Tensor | None, buffer: Tensor | None, sgd: SGDOptions) -> Tensor:
@@ -170,14 +173,17 @@ def _multi_tensor(
     ns: list[Tensor],
     *,
     lr: float | Tensor,
-    c: float,
     mu: float,
+    law: Law,
     on_device: bool,
     zero_lr: bool,
     sgd: SGDOptions,
 ) -> None:
     """The same for many parameters on one device, of one dtype and all with a dual or all without."""
     pruned = vs[0] is not None
+    if law.gradient_of_zeros != 1 and pruned:
+        known = gs if on_device else [g.item() for g in gs]
+        ds = [scale_where_zero(d, v, g, law.gradient_of_zeros) for d, v, g in zip(ds, vs, known)]
     if sgd.maximize:
         ds = list(torch._foreach_neg(ds))
     if pruned and (sgd.weight_decay != 0 or sgd.momentum != 0):
@@ -199,11 +205,18 @@ def _multi_tensor(
         count(ns, lr)
         return
     if on_device:
-        raise_thresholds(gs, ns, lr, c, mu)
+        raise_thresholds(gs, ns, lr, law.c, mu)
+        raised: list[Any] = gs
+    else:
+        raised = [raise_threshold(g, n, float(lr), law.c, mu) for g, n in zip(gs, ns)]
+    if law.power != 1:
+        for v, g, w in zip(vs, raised, ws):
+            cut(v, g, law.power, out=w)
+        return
+    if on_device:
         inside = torch._foreach_maximum(vs, torch._foreach_neg(gs))
         torch._foreach_minimum_(inside, gs)
     else:
-        raised = [raise_threshold(g, n, float(lr), c, mu) for g, n in zip(gs, ns)]
         inside = torch._foreach_maximum(vs, [-g for g in raised])
         torch._foreach_minimum_(inside, raised)
     torch._foreach_copy_(ws, torch._foreach_sub(vs, inside))

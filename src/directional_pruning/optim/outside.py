@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from ..caller import warn_caller
 from ..tensors import LOCKED, local_tensor
 from .checks import label
-from .threshold import soft_threshold
+from .target import law_of
+from .threshold import cut
 
 __all__ = ["record_weights", "warn_of_writes"]
 
@@ -104,7 +105,7 @@ def _written(optimizer: Optimizer) -> list[str]:
     for group in optimizer.param_groups:
         for i, p in enumerate(group["params"]):
             state = optimizer.state.get(p, {})
-            if "dual" in state and (flag := _differs(p, state)) is not None:
+            if "dual" in state and (flag := _differs(p, state, law_of(group).power)) is not None:
                 names.append(label(group, i).removesuffix(","))
                 flags.append(flag)
     if not flags or (flags[0].is_cuda and torch.cuda.is_current_stream_capturing()):
@@ -114,13 +115,13 @@ def _written(optimizer: Optimizer) -> list[str]:
     return [name for name, written in zip(names, differs, strict=True) if written]
 
 
-def _differs(p: Tensor, state: dict[str, Any]) -> Tensor | None:
+def _differs(p: Tensor, state: dict[str, Any], power: float) -> Tensor | None:
     """Whether the weights differ from S_g(v) by more than rounding, as a scalar on their device."""
     w, v, g = local_tensor(p.detach()), local_tensor(state["dual"]), state["threshold"]
     if w.shape != v.shape or w.device != v.device or not w.numel():
         return None
     expected = torch.empty_like(w)
-    soft_threshold(v, g.item() if g.is_cpu else g, out=expected)
+    cut(v, g.item() if g.is_cpu else g, power, out=expected)
     # A perturbation that is taken back, as in sharpness-aware training, leaves rounding errors of its own size.
     tolerance = max(torch.finfo(w.dtype).eps, 1e-5) * expected.abs().max()
     apart = (w - expected).abs() > tolerance

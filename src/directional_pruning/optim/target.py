@@ -1,18 +1,14 @@
-"""A wanted share of zeros, and the threshold that gives it."""
+"""A wanted share of zeros: how large it is when, and how the step makes zeros of weights and weights of zeros."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import KW_ONLY, dataclass, fields
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..tensors import local_tensor
-from .quantile import Magnitudes, magnitude_at, magnitude_at_on_device
-from .threshold import cut
-
-__all__ = ["Target", "cut_at_targets", "has_target"]
+__all__ = ["Law", "Target", "has_target", "law_of", "target_of"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +21,14 @@ class Target:
     t counts updates; ``t0 = start * steps`` and ``t1 = end * steps``. Before t0 the threshold g is 0. From t1 on it is
     set after every update, so the share is S whenever the training stops.
 
+    A target describes the whole step, so it also says how the dual variables v become weights, and what the weights
+    that are zero learn:
+
+    .. math:: w_i = v_i \left(1 - (g / |v_i|)^p\right) \text{ where } |v_i| > g, \text{ else } 0
+
+    Under a target the group's own ``c``, ``mu`` and ``power`` do not count; of ``c`` only whether it is 0, which means
+    that the group is not pruned.
+
     Args:
         sparsity: S, the share of zeros among the pruned weights, from 0 to below 1.
         steps: updates of the whole training.
@@ -32,6 +36,10 @@ class Target:
         every: updates between two thresholds while the share rises.
         scope: ``"global"``: one threshold for all pruned weights, so that each layer gets the zeros it can bear;
             ``"group"``: one for each parameter group; ``"layer"``: one for each parameter.
+        power: p above, >= 1. 1 is soft-thresholding; the larger it is, the less a survivor shrinks; with ``math.inf``
+            survivors are their dual. 1, 2, 4, 8, 16 and ``math.inf`` are fast.
+        gradient_of_zeros: factor in [0, 1] on the gradient of the weights that are zero, once g > 0. The smaller it is,
+            the fewer of them return. ``Directional`` applies it to ``p.grad`` in place, before its base moves.
 
     Raises:
         ValueError: for a value out of range, naming it.
@@ -43,10 +51,13 @@ class Target:
 
     sparsity: float
     steps: int
+    _: KW_ONLY
     start: float = 0.05
     end: float = 0.75
     every: int = 10
     scope: str = "global"
+    power: float = 8
+    gradient_of_zeros: float = 0.5
 
     def __post_init__(self) -> None:
         for name, valid, rule in (
@@ -55,6 +66,8 @@ class Target:
             ("start", lambda x: 0 <= x < 1, "a part of the steps, from 0 to below 1"),
             ("end", lambda x: self.start < x <= 1, "a part of the steps, above start, at most 1"),
             ("every", lambda x: x >= 1 and x == int(x), "a whole number of updates, at least 1"),
+            ("power", lambda x: x >= 1, "a number, at least 1"),
+            ("gradient_of_zeros", lambda x: 0 <= x <= 1, "a factor from 0 to 1"),
             ("scope", lambda x: x in ("global", "group", "layer"), "global, group or layer"),
         ):
             value = getattr(self, name)
@@ -80,75 +93,39 @@ class Target:
         return t >= self.end * self.steps or t % self.every == 0
 
 
+class Law(NamedTuple):
+    """What a step does beside moving the dual variables."""
+
+    c: float
+    """Strength of the growth of the threshold; 0 where a target sets the threshold after the step."""
+    power: float = 1
+    """Of the cut; ``math.inf`` is the hard cut."""
+    gradient_of_zeros: float = 1.0
+    """Factor on the gradient of the weights that are zero."""
+
+
+@lru_cache(maxsize=64)
+def target_of(values: tuple[Any, ...]) -> Target:
+    """The target that a parameter group holds as a plain tuple, which ``torch.load(weights_only=True)`` reads.
+
+    >>> from dataclasses import astuple
+    >>> target_of(astuple(Target(0.9, steps=10, every=2))).every
+    2
+    """
+    names = [field.name for field in fields(Target)]
+    if len(values) != len(names):
+        raise TypeError(f"a target has {len(names)} values, not {len(values)}")
+    return Target(**dict(zip(names, values, strict=True)))
+
+
+def law_of(group: dict[str, Any]) -> Law:
+    """What a step of this group does: by its own options, or as its target says."""
+    if group["target"] is None:
+        return Law(group["c"], group.get("power", 1))
+    target = target_of(group["target"])
+    return Law(0.0, target.power, target.gradient_of_zeros)
+
+
 def has_target(groups: Iterable[dict[str, Any]]) -> bool:
     """Whether a group has a target."""
     return any(group["target"] is not None for group in groups)
-
-
-class _Row(NamedTuple):
-    p: Tensor
-    v: Tensor
-    g: Tensor
-    power: float
-
-
-def cut_at_targets(groups: Iterable[dict[str, Any]], states: Any, *, counter: str) -> None:
-    """Set the thresholds of all groups with a target, and make the weights again from the dual variables.
-
-    Args:
-        groups: parameter groups whose ``"target"`` is None or a :class:`Target` as a tuple. Those with a threshold to
-            set count one more update in ``"target_updates"``.
-        states: the optimizer's state: ``"dual"`` and ``"threshold"`` of each parameter that is pruned.
-        counter: the name in it of the number of updates.
-    """
-    sets: dict[Any, tuple[Target, int | Tensor, list[_Row]]] = {}
-    for i, group in enumerate(groups):
-        if group["target"] is None or not group["c"] > 0:
-            continue
-        lr = group["lr"]
-        if not (isinstance(lr, Tensor) and not lr.is_cpu) and lr == 0:
-            continue  # nothing moves
-        group["target_updates"] = t = group.get("target_updates", 0) + 1
-        target = Target(*group["target"])
-        for j, p in enumerate(group["params"]):
-            state = states.get(p, {})
-            if "dual" not in state:
-                continue
-            place = {"global": (), "group": (i,), "layer": (i, j)}[target.scope]
-            time = state[counter] if group.get("capturable") else t
-            _, _, rows = sets.setdefault((target, *place), (target, time, []))
-            rows.append(_Row(p, state["dual"], state["threshold"], group.get("power", 1)))
-    for target, t, rows in sets.values():
-        if isinstance(t, Tensor):
-            share = target.share_on_device(t)
-            g: Any = magnitude_at_on_device(share, list(_parts(rows)))
-        elif target.is_due(t) and (share := target.share(t)) > 0:
-            g = magnitude_at(share, list(_parts(rows)), near=float(rows[0].g))
-        else:
-            continue
-        for row in rows:
-            row.g.copy_(g) if isinstance(g, Tensor) else row.g.fill_(g)
-            cut(local_tensor(row.v), g, row.power, out=local_tensor(row.p))
-
-
-def _parts(rows: list[_Row]) -> Iterable[Magnitudes]:
-    """The local dual variables, those together whose shards lie on the same processes."""
-    parts: dict[Any, list[Tensor]] = {}
-    for row in rows:
-        mesh = getattr(row.v, "device_mesh", None)
-        key = (
-            None
-            if mesh is None
-            else (mesh, tuple(i for i, x in enumerate(getattr(row.v, "placements", ())) if x.is_shard()))
-        )
-        parts.setdefault(key, []).append(local_tensor(row.v))
-    for key, tensors in parts.items():
-        yield Magnitudes(tensors, add_up=None if key is None else partial(_add_up, *key))
-
-
-def _add_up(mesh: Any, dimensions: tuple[int, ...], counts: Tensor) -> None:
-    """Add the counts of the shards over these dimensions of a mesh, in place."""
-    from torch import distributed
-
-    for dimension in dimensions:
-        distributed.all_reduce(counts, group=mesh.get_group(dimension))

@@ -1,9 +1,11 @@
 """The formulas of the method: how the threshold grows, and what it makes of the dual."""
 
+import math
+
 import torch
 from torch import Tensor
 
-__all__ = ["count", "cut", "raise_threshold", "raise_thresholds", "soft_threshold"]
+__all__ = ["count", "cut", "raise_threshold", "raise_thresholds", "scale_where_zero", "soft_threshold"]
 
 
 def raise_threshold(g: Tensor, n: Tensor, lr: float, c: float, mu: float) -> float:
@@ -48,9 +50,28 @@ def cut(v: Tensor, g: float | Tensor, power: float, *, out: Tensor) -> None:
     if power == 1:
         soft_threshold(v, g, out=out)
         return
+    if power == math.inf:
+        out.copy_(v.masked_fill(v.abs() <= g, 0.0)).add_(0.0)
+        return
     # A tensor, because torch divides a number by a tensor in two roundings.
     g = g.to(v.dtype) if isinstance(g, Tensor) else torch.full((), g, dtype=v.dtype, device=v.device)
     ratio = g / v.abs()
-    share = ratio.square().square() if power == 4 else ratio**power
+    if power in (2, 4, 8, 16):
+        share = ratio
+        for _ in range(int(power).bit_length() - 1):
+            share.square_()
+    else:
+        share = ratio**power
     # No comparison holds for NaN, which stays.
     out.copy_((v * (1 - share)).masked_fill_(v.abs() <= g, 0.0)).add_(0.0)
+
+
+def scale_where_zero(d: Tensor, v: Tensor, g: float | Tensor, factor: float) -> Tensor:
+    """The gradient d, times a factor where the weight is zero. Before the threshold has risen no weight counts as zero.
+
+    >>> scale_where_zero(torch.tensor([1.0, 1.0]), torch.tensor([0.1, -0.3]), 0.2, 0.5)
+    tensor([0.5000, 1.0000])
+    """
+    if isinstance(g, Tensor):
+        return torch.where((v.abs() <= g) & (g > 0), d * factor, d)
+    return torch.where(v.abs() <= g, d * factor, d) if g > 0 else d

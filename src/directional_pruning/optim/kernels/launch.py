@@ -78,7 +78,8 @@ def update(
     c: float,
     mu: float,
     sgd: SGDOptions = SGDOptions(),  # noqa: B008 (immutable)
-    power: int = 1,
+    power: float = 1,
+    gradient_of_zeros: float = 1.0,
 ) -> list[int]:
     """Update with the kernels all that they can, and return the indices of the others, which are left untouched.
 
@@ -92,14 +93,16 @@ def update(
             :func:`~directional_pruning.grda`.
         grads: d, or None where another optimizer has moved the weights already: then v += w - w_before.
         lr: a number, or a tensor for CUDA alone.
-        power: of the shrinking; 1, 2 or 4.
+        power: of the cut; 1, 2 or 4, or no tensor is updated.
+        gradient_of_zeros: factor on the gradient of the weights that are zero.
     """
-    if _native is None:
+    known = (1,) if grads is not None else (1, 2, 4)
+    if _native is None or power not in known or (grads is not None and gradient_of_zeros != 1):
         return list(range(len(params)))
     tables, rest = _native.table(_devices(lr), params, grads, duals, momentum_buffers, thresholds, steps)
     for kind, table in tables.items():
         launch = cuda.update if kind >> 8 else update_on_cpu
-        launch(kind, table, lr, c, mu, sgd, power)
+        launch(kind, table, lr, c, mu, sgd, int(power))
     if tables:
         # So that autograd notices a change between forward and backward, as it does for torch's operations.
         written: list[Any] = [params, duals, momentum_buffers or ()]

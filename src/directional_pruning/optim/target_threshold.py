@@ -1,0 +1,82 @@
+"""The threshold that gives a wanted share of zeros, set for all parameters that share it."""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..tensors import local_tensor
+from .quantile import Magnitudes, magnitude_at, magnitude_at_on_device
+from .target import Target, target_of
+from .threshold import cut
+
+__all__ = ["cut_at_targets"]
+
+
+class _Row(NamedTuple):
+    p: Tensor
+    v: Tensor
+    g: Tensor
+
+
+def cut_at_targets(groups: Iterable[dict[str, Any]], states: Any, *, counter: str) -> None:
+    """Set the thresholds of all groups with a target, and make the weights again from the dual variables.
+
+    Args:
+        groups: parameter groups whose ``"target"`` is None or a :class:`Target` as a tuple. Those with a threshold to
+            set count one more update in ``"target_updates"``.
+        states: the optimizer's state: ``"dual"`` and ``"threshold"`` of each parameter that is pruned.
+        counter: the name in it of the number of updates.
+    """
+    sets: dict[Any, tuple[Target, int | Tensor, list[_Row]]] = {}
+    for i, group in enumerate(groups):
+        if group["target"] is None or not group["c"] > 0:
+            continue
+        lr = group["lr"]
+        if not (isinstance(lr, Tensor) and not lr.is_cpu) and lr == 0:
+            continue  # nothing moves
+        group["target_updates"] = t = group.get("target_updates", 0) + 1
+        target = target_of(group["target"])
+        for j, p in enumerate(group["params"]):
+            state = states.get(p, {})
+            if "dual" not in state:
+                continue
+            place = {"global": (), "group": (i,), "layer": (i, j)}[target.scope]
+            time = state[counter] if group.get("capturable") else t
+            _, _, rows = sets.setdefault((target, *place), (target, time, []))
+            rows.append(_Row(p, state["dual"], state["threshold"]))
+    for target, t, rows in sets.values():
+        if isinstance(t, Tensor):
+            share = target.share_on_device(t)
+            g: Any = magnitude_at_on_device(share, list(_parts(rows)))
+        elif target.is_due(t) and (share := target.share(t)) > 0:
+            g = magnitude_at(share, list(_parts(rows)), near=float(rows[0].g))
+        else:
+            continue
+        for row in rows:
+            row.g.copy_(g) if isinstance(g, Tensor) else row.g.fill_(g)
+            cut(local_tensor(row.v), g, target.power, out=local_tensor(row.p))
+
+
+def _parts(rows: list[_Row]) -> Iterable[Magnitudes]:
+    """The local dual variables, those together whose shards lie on the same processes."""
+    parts: dict[Any, list[Tensor]] = {}
+    for row in rows:
+        mesh = getattr(row.v, "device_mesh", None)
+        key = (
+            None
+            if mesh is None
+            else (mesh, tuple(i for i, x in enumerate(getattr(row.v, "placements", ())) if x.is_shard()))
+        )
+        parts.setdefault(key, []).append(local_tensor(row.v))
+    for key, tensors in parts.items():
+        yield Magnitudes(tensors, add_up=None if key is None else partial(_add_up, *key))
+
+
+def _add_up(mesh: Any, dimensions: tuple[int, ...], counts: Tensor) -> None:
+    """Add the counts of the shards over these dimensions of a mesh, in place."""
+    from torch import distributed
+
+    for dimension in dimensions:
+        distributed.all_reduce(counts, group=mesh.get_group(dimension))
