@@ -26,8 +26,8 @@ CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "model.safetensors"
 
 _CURVES = ("lr", "threshold", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
-_CURVES += ("sparsity_all", "sparsity_prunable", "norm_ratio", "seconds", "step", "epochs")
-_RESULTS = ("test_accuracy", "test_loss", "train_loss", "sparsity_all", "sparsity_prunable")
+_CURVES += ("sparsity_all", "sparsity_prunable", "sparsity_pruned", "norm_ratio", "seconds", "step", "epochs")
+_RESULTS = ("test_accuracy", "test_loss", "train_loss", "sparsity_all", "sparsity_prunable", "sparsity_pruned")
 _RESULTS += ("bytes", "zipped_bytes", "sparse_bytes", "bits_per_nonzero", "least_bits_per_nonzero", "seconds")
 
 
@@ -46,6 +46,11 @@ class Run:
     def setting(self) -> tuple[float, float]:
         """The strength c and the growth mu; NaN where the configuration lacks them."""
         return _number(self.config.get("c"), "c"), _number(self.config.get("mu"), "mu")
+
+    @property
+    def target(self) -> float | None:
+        """The share of zeros that was asked for, of the weights that are pruned; None where c and mu decide."""
+        return self.config.get("target")
 
     @property
     def paper_protocol(self) -> bool:
@@ -74,6 +79,8 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     _section(config, "versions", str(path))
     for key in ("c", "mu", "lr", "epochs", "batch_size", "samples", "training_images", "test_images"):
         _number(config.get(key), f"{path}: {key}")
+    if config.get("target") is not None:
+        _number(config["target"], f"{path}: target")
     metrics, diverged = read_metrics(folder)
     return Run(str(config.get("recipe") or folder.resolve().name), config, metrics, read_summary(folder), diverged)
 

@@ -134,6 +134,8 @@ def test_killed_in_the_middle_and_resumed_ends_bit_identical(tmp_path):
         (["train", "digits", "--lr", "-1"], "invalid lr: -1.0"),
         (["train", "digits", "--c", "nan"], "invalid c: nan"),
         (["train", "digits", "--mu", "2"], "invalid mu: 2.0"),
+        (["train", "digits", "--target", "95"], "invalid target: 95.0 (must be a share of zeros such as 0.95"),
+        (["train", "digits", "--target", "0.9", "--c", "0.1"], "give --target, or --c and --mu: a target sets"),
         (["train", "digits", "--epochs", "0"], "invalid epochs: 0"),
         (["train", "digits", "--epochs", "many"], "--epochs"),
         (["train", "digits", "--batch-size", "0"], "invalid batch_size: 0"),

@@ -34,6 +34,9 @@ def judge(dense, sparse, parts=None, *, c=0.01, samples=450, majority=0.1, loss=
     [
         (judge(0.99, 0.99), []),
         (judge(0.99, 0.1, layers(EMPTY, EMPTY)), ["constant"]),
+        (judge(0.99, 0.99, target=0.5), []),
+        (judge(0.99, 0.99, target=0.7), ["target missed"]),
+        (judge(0.99, 0.1, layers(EMPTY, HALF), c=0, target=0.9), ["target missed", "empty layer", "at chance"]),
         (judge(0.99, 0.1, layers(EMPTY, HALF)), ["empty layer", "at chance"]),
         (judge(0.99, 0.99, layers(EMPTY, EMPTY, HALF)), ["empty layers"]),
         (judge(0.99, 0.1), ["at chance"]),

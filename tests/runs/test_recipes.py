@@ -130,7 +130,7 @@ def test_a_recipe_says_what_it_is(name):
     for c, mu in recipe.settings:
         assert f"({c}, {mu})" in description["settings of the paper (c, mu)"]
     # All that a file of the run can hold.
-    assert {type(value) for value in recipe.hyperparameters().values()} <= {int, float, str, bool}
+    assert {type(value) for value in recipe.hyperparameters().values()} <= {int, float, str, bool, type(None)}
     assert replace(recipe, **recipe.hyperparameters()) == recipe
 
 
@@ -183,5 +183,9 @@ def test_the_precision_of_a_device():
 def test_every_plain_setting_of_a_recipe_is_written_to_the_run():
     recipe = RECIPES["digits"]()
     fixed = {"name", "summary", "power", "channels_last", "threads"}  # of a recipe's author alone
-    plain = {field.name for field in fields(recipe) if type(getattr(recipe, field.name)) in (str, int, float, bool)}
+    plain = {
+        field.name
+        for field in fields(recipe)
+        if type(getattr(recipe, field.name)) in (str, int, float, bool, type(None))
+    }
     assert plain - fixed == recipe.hyperparameters().keys()

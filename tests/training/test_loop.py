@@ -67,7 +67,7 @@ def test_the_cosine_rises_over_the_warmup_and_falls_to_nearly_nothing():
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert rates[16] == pytest.approx(0.5)
     assert 0 < rates[29] < 0.01
-    assert all(0 < cosine_schedule(epoch, 2) <= 1 for epoch in range(2))  # shorter than the warm-up
+    assert all(0 < cosine_schedule(epoch, 2) <= 1 for epoch in range(3))  # no longer than the warm-up
 
 
 def test_batches_depend_on_the_seed_alone_and_hold_every_image_once():

@@ -21,7 +21,7 @@ except ModuleNotFoundError as missing:
 __all__ = ["RUN", "app", "main", "one_line", "repeat_flags", "stop"]
 
 app = typer.Typer(
-    help="Train a neural network once and end with a sparse one: no retraining, no sparsity level to choose.\n\n"
+    help="Train a neural network once and end with a sparse one: no retraining.\n\n"
     "Start with [bold]dirprune train digits[/bold], then open the report it names.",
     rich_markup_mode="rich",
     add_completion=False,
@@ -73,7 +73,7 @@ def _run() -> None:
         raise
 
 
-_TAKE_SEVERAL = ("--seed", "--seeds", "--c", "--mu")
+_TAKE_SEVERAL = ("--seed", "--seeds", "--c", "--mu", "--target")
 
 
 def repeat_flags(args: list[str]) -> list[str]:

@@ -26,4 +26,5 @@ def recipes(
     except ValueError as error:
         stop(str(error), 2)
     for key, value in (recipe.hyperparameters() | recipe.describe()).items():
-        print(f"{key} = {value}")
+        if value is not None:
+            print(f"{key} = {value}")

@@ -49,11 +49,10 @@ def train_table(run: Path) -> "Table":
         ("zeros, of prunable weights", "sparsity_prunable"),
     ):
         add(label, f"{sgd[key]:.2%}", f"{grda[key]:.2%}", key)
-    pruned = [layer for layer in summary["layers"] if layer.get("pruned")]
-    if (total := sum(layer["total"] for layer in pruned)) and any(
-        layer["prunable"] != layer.get("pruned") for layer in summary["layers"]
-    ):
-        add("zeros, of pruned weights", "", f"{1 - sum(layer['nonzeros'] for layer in pruned) / total:.2%}")
+    zeros = grda.get("sparsity_pruned")
+    if zeros is not None and (row.target is not None or abs(zeros - grda["sparsity_prunable"]) > 1e-9):
+        asked = "" if row.target is None else f" (target {row.target:.2%})"
+        add(f"zeros, of pruned weights{asked}", "", f"{zeros:.2%}")
     add("test loss", f"{sgd['test_loss']:.4f}", f"{grda['test_loss']:.4f}")
     add("file, dense", f"{sgd['bytes'] / 1e3:,.1f} kB", f"{grda['bytes'] / 1e3:,.1f} kB")
     add("file, zipped", "", f"{grda['zipped_bytes'] / 1e3:,.1f} kB")
@@ -70,7 +69,7 @@ def show_comparison(screen: "Console", rows: Iterable["Row"]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ..report import COMPARED, in_words, kinds, shared_flags
+    from ..report import COMPARED, in_words, kinds, reached, shared_flags
 
     for recipe, part in groupby(rows, key=lambda row: row.recipe):
         group = list(part)
@@ -86,6 +85,8 @@ def show_comparison(screen: "Console", rows: Iterable["Row"]) -> None:
             flags += [f"{row.label}: {flag}" for flag in row.flags if flag not in shared]
         screen.print(table)
         for row in group:
+            if text := reached(row):
+                screen.print(Text(f"{row.label}: {text}"), soft_wrap=True)
             show_findings(screen, row, "" if len(group) == 1 else f"{row.label}: ")
         for flag in flags:
             screen.print(Text(flag), soft_wrap=True)

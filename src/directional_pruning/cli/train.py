@@ -19,12 +19,19 @@ _pruning, _training, _data, _machine = (
 @app.command()
 def train(
     recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="See dirprune recipes.")] = None,
+    target: Annotated[
+        list[float] | None,
+        _pruning(
+            help="Wanted share of zeros, such as 0.95, in place of --c and --mu. It is of the weights that are pruned, "
+            "without those that the recipe spares, such as biases; the table at the end has both."
+        ),
+    ] = None,
     c: Annotated[list[float] | None, _pruning(help="Strength of pruning: more gives more zeros; 0 is none.")] = None,
     mu: Annotated[
         list[float] | None,
         _pruning(
-            help="Growth of pruning over time, in (0, 1]: more, later, sparser. Several values of --c, --mu or --seed, "
-            "as in --mu 0.51 0.6, are a sweep: one run each, one table at the end."
+            help="Growth of pruning over time, in (0, 1]: more, later, sparser. Several values of --target, --c, --mu "
+            "or --seed, as in --target 0.9 0.95, are a sweep: one run each, one table at the end."
         ),
     ] = None,
     paper_settings: Annotated[bool, _pruning("--paper-settings", help="All settings of the paper, a sweep.")] = False,
@@ -76,6 +83,8 @@ def train(
     Both start from the same weights and see the same batches: one under the recipe's optimizer, one under the same
     optimizer made to prune as it goes.
 
+    By c the zeros are what training gives; --target asks for a share: dirprune train digits --target 0.95.
+
     Options not given are those of the recipe. Ctrl-C and SIGTERM are safe: go on with --resume. Under torchrun
     (torchrun --nproc-per-node 2 -m directional_pruning train ...) the processes train each network together.
     """
@@ -85,7 +94,7 @@ def train(
     images |= {"paper_protocol": paper_protocol, "workers": workers}
     machine = {"precision": precision, "compile": compile, "accumulate": accumulate, "parallel": parallel}
     values = {name: value for name, value in (learning | images | machine).items() if value is not None}
-    several = {name: numbers for name, numbers in {"seed": seed, "c": c, "mu": mu}.items() if numbers}
+    several = {name: numbers for name, numbers in {"seed": seed, "c": c, "mu": mu, "target": target}.items() if numbers}
     start = start_training(
         recipe, values, several, paper_settings=paper_settings, device=device, jobs=jobs, out=out, resume=resume
     )

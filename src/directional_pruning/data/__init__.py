@@ -4,6 +4,7 @@ from .cifar import cifar10, cifar100
 from .image_files import Photos, photos
 from .images import Images, Splits
 from .sklearn_digits import digits
+from .splits import batch_slices
 from .stdlib_text import VOCABULARY, TextSplits, Windows, chars
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Splits",
     "TextSplits",
     "Windows",
+    "batch_slices",
     "chars",
     "cifar10",
     "cifar100",

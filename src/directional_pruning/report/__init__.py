@@ -4,7 +4,7 @@ from .comparison_page import write_comparison
 from .findings import kinds, problems
 from .plots.theory import write_theory
 from .run_page import write_report
-from .statistics import COMPARED, Row, comparison_rows, in_words, shared_flags
+from .statistics import COMPARED, Row, comparison_rows, in_words, reached, shared_flags
 
 __all__ = [
     "COMPARED",
@@ -13,6 +13,7 @@ __all__ = [
     "in_words",
     "problems",
     "kinds",
+    "reached",
     "shared_flags",
     "write_comparison",
     "write_report",

@@ -17,9 +17,10 @@ Captions = dict[str, tuple[str, str]]
 _SUBJECTS = {"sgd": f"the {NAMES['sgd']}", "grda": NAMES["grda"]}
 
 ABOUT = """<p class="about">gRDA trains a network and prunes it in the same pass: after every step, each weight that
-has not outgrown a slowly rising threshold is set to exactly zero. Its <span class="sgd">dense baseline</span> is the
-same network, trained from the same initial weights by plain stochastic gradient descent (SGD). The method: Chao, Wang,
-Xing and Cheng, <cite>Directional Pruning of Deep Neural Networks</cite>, NeurIPS 2020, arXiv 2006.09358.</p>"""
+has not outgrown a threshold is set to exactly zero; the threshold rises slowly, or follows a wanted share of zeros.
+Its <span class="sgd">dense baseline</span> is the same network, trained from the same initial weights by plain
+stochastic gradient descent (SGD). The method: Chao, Wang, Xing and Cheng, <cite>Directional Pruning of Deep Neural
+Networks</cite>, NeurIPS 2020, arXiv 2006.09358.</p>"""
 
 MEANINGS = {
     "epochs": "passes over the training data",
@@ -27,6 +28,7 @@ MEANINGS = {
     "lr": "learning rate at the start",
     "c": "strength of the threshold; 0 is plain SGD",
     "mu": "how fast the threshold grows",
+    "target": "wanted share of zeros among the weights that are pruned, in place of c and mu",
     "seed": "start of every random number",
 }
 
@@ -74,9 +76,14 @@ def run_captions(run: Run, figures: Figures) -> Captions:
     layers = run.summary.get("layers", [])
     bars = ", ".join(f"{layer['name']} {percent(1 - layer['nonzeros'] / layer['total'])}" for layer in layers)
     sparsity = "gRDA empties the network while it trains: zeros among all parameters, and among those it may prune."
+    threshold = "The learning rate sets the pace; the threshold, below which a weight is set to zero, never falls."
+    if run.target is not None:
+        threshold = (
+            f"The threshold follows a wanted share of zeros, at the end {percent(run.target)} of the weights pruned."
+        )
     return _training_captions(figures, accuracy, sparsity) | {
         "schedule": (
-            "The learning rate sets the pace; the threshold, below which a weight is set to zero, never falls.",
+            threshold,
             f"Learning rate and threshold over training. {labels_of(figures.get('schedule'))}",
         ),
         "layers": (

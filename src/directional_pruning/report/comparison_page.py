@@ -12,7 +12,7 @@ from .html import document, pictures, section, table, table_row, write
 from .plots.tradeoff import accuracy_against_zeros, layer_by_layer
 from .plots.training import training_figure
 from .published import Published
-from .statistics import COMPARED, Row, Stat, mean_and_deviation, row_of, shared_flags
+from .statistics import COMPARED, Row, Stat, mean_and_deviation, reached, row_of, shared_flags
 
 
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:
@@ -83,8 +83,8 @@ def _table(rows: Sequence[Row]) -> str:
         lines.append(table_row(escape(row.label), *cells))
         flags = "; ".join(flag for flag in row.flags if flag not in shared)
         texts = [("flags problem", f"{finding.text}.") for finding in row.problems]
-        texts += [("flags", f"{finding.text}.") for finding in row.remarks] + [("flags", flags)] * bool(flags)
-        for kind, text in texts:
+        texts += [("flags", text) for text in (reached(row), *(f"{finding.text}." for finding in row.remarks), flags)]
+        for kind, text in filter(lambda each: each[1], texts):
             lines.append(f'<tr class="{kind}"><td colspan="{len(names)}">{escape(text)}</td></tr>\n')
     return table("compared", lines, f'<th colspan="2"></th>{above}<th colspan="2"></th>', names=names)
 

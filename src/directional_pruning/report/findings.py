@@ -16,12 +16,13 @@ class Finding(NamedTuple):
 
 def problems(run: Run) -> list[Finding]:
     """What went wrong, most important first; in a run without a judgement, what its zeros alone tell."""
-    if run.summary.get("outcome") or run.setting[0] == 0:
+    if run.summary.get("outcome") or (run.setting[0] == 0 and run.target is None):
         return [_finding(record) for record in run.summary.get("outcome", []) if record.get("problem", True)]
     layers = run.summary.get("layers", [])
     last = run.of("grda")[-1:] or [{}]
     empty = [layer for layer in layers if not layer["nonzeros"]]
-    advice = f"use a smaller --c than {run.setting[0]:g}"
+    value = f"c than {run.setting[0]:g}" if run.target is None else f"target than {run.target:g}"
+    advice = f"use a smaller --{value}"
     if (layers and empty == layers) or (not run.summary and last[0].get("sparsity_prunable", 0) >= 1):
         return [
             Finding("grda", "constant", f"The sparse network is constant: all its prunable weights are zero; {advice}")

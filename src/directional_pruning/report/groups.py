@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..run_folder import Run, read_run
-from .formatting import NAMES
+from .formatting import NAMES, percent
 from .published import Published, Setting, published
 
 # What two runs must share, beside recipe and setting, for their mean to mean something; and how to say it.
@@ -60,8 +60,9 @@ class Group:
 
     @property
     def paper_row(self) -> Setting | None:
-        """What the paper has for the setting."""
-        return self.paper.setting(*self.runs[0].setting) if self.paper else None
+        """What the paper has for the setting; it has no targets."""
+        run = self.runs[0]
+        return self.paper.setting(*run.setting) if self.paper and run.target is None else None
 
 
 def single_group(run: Run) -> Group:
@@ -81,9 +82,9 @@ def gather(folders: Iterable[Path]) -> list[Group]:
         raise FileNotFoundError("no run in the folders: their config.json are of something else")
     groups: dict[tuple[Any, ...], list[Run]] = {}
     dense_runs: dict[tuple[Any, ...], dict[str, Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.name, *run.setting, _protocol(run), seed_of(run).zfill(10))):
+    for run in sorted(runs, key=lambda run: (run.name, *_setting(run), _protocol(run), seed_of(run).zfill(10))):
         protocol = run.name, _protocol(run)
-        groups.setdefault((protocol, run.setting), []).append(run)
+        groups.setdefault((protocol, _setting(run)), []).append(run)
         if run.of("sgd") or run.summary.get("sgd"):
             dense_runs.setdefault(protocol, {}).setdefault(seed_of(run), run)
     return [
@@ -135,17 +136,25 @@ def _runs_in(folder: Path) -> Iterator[Path]:
             yield from _runs_in(below)
 
 
+def _setting(run: Run) -> tuple[float, ...]:
+    """What decides the zeros: the target, or c and mu."""
+    return (-1.0, *run.setting) if run.target is None else (run.target,)
+
+
 def _protocol(run: Run) -> tuple[Any, ...]:
     """Of strings, which compare; what is missing counts as 0."""
     return tuple(str(run.config.get(key) or 0) for key in _PROTOCOL)
 
 
 def _labels(run: Run, runs: Sequence[Run]) -> tuple[str, str]:
-    """The setting, and the protocol, in short: mu, and what else differs between the runs of a recipe."""
+    """The setting, and the protocol, in short: mu or the target, and what else differs between a recipe's runs."""
     others = [other for other in runs if other.name == run.name]
-    strength = f"c {run.setting[0]:g}, " if len({other.setting[0] for other in others}) > 1 else ""
+    strength = len({other.setting[0] for other in others if other.target is None}) > 1
+    setting = f"c {run.setting[0]:g}, " * strength + f"μ {run.setting[1]:g}"
+    if run.target is not None:
+        setting = f"target {percent(run.target)}"
     words = []
     for at, (key, form) in enumerate(_PROTOCOL.items()):
         if len({_protocol(other)[at] for other in others}) > 1:
             words.append(form.format(run.config.get(key) or _MISSING.get(key, 0)))
-    return f"{strength}μ {run.setting[1]:g}", ", ".join(words)
+    return setting, ", ".join(words)

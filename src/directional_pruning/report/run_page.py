@@ -18,7 +18,7 @@ from .plots.training import schedule_figure, training_figure
 from .plots.weights import histogram_figure, layers_figure
 from .statistics import COMPARED, mean_and_deviation, protocol_flags, row_of
 
-# Label, key and format of the results; the first seven are in the records of the epochs too.
+# Label, key and format of the results; the first eight are in the records of the epochs too.
 _RESULTS: Sequence[tuple[str, str, Callable[[float], str]]] = (
     ("Epoch", "epoch", amount),
     ("Test accuracy", "test_accuracy", lambda value: percent(value, 2)),
@@ -27,6 +27,7 @@ _RESULTS: Sequence[tuple[str, str, Callable[[float], str]]] = (
     ("Validation accuracy", "validation_accuracy", lambda value: percent(value, 2)),
     ("Zeros, all parameters", "sparsity_all", percent),
     ("Zeros, prunable weights", "sparsity_prunable", percent),
+    ("Zeros, pruned weights", "sparsity_pruned", lambda value: percent(value, 2)),
     ("File, dense", "bytes", size),
     ("File, zipped", "zipped_bytes", size),
     ("File, sparse", "sparse_bytes", size),
@@ -68,6 +69,8 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     doubt = f"; but one of the networks failed ({kinds(problems(run))})" if problems(run) else ""
     command = escape(str(run.config.get("command") or ""))
     settings = {key: value for key, value in run.config.items() if key not in ("command", "versions")}
+    for key in ("target",) if run.target is None else ("c", "mu"):
+        settings.pop(key, None)  # they do not count
     sections = [
         _header(run),
         _results(run),
@@ -97,12 +100,14 @@ def _results(run: Run) -> str:
         heading, figures = "Result", _RESULTS
         records = {network: run.summary[network] for network in NETWORKS if run.summary.get(network)}
     else:
-        heading, figures = "So far", _RESULTS[:7]
+        heading, figures = "So far", _RESULTS[:8]
         records = {network: run.of(network)[-1] for network in NETWORKS if run.of(network)}
     rows = []
     for label, key, write_value in figures:
         if any(key in record for record in records.values()):
             label = "Test accuracy" if key == "validation_accuracy" and run.paper_protocol else label
+            if key == "sparsity_pruned" and run.target is not None:
+                label += f" (target {percent(run.target)})"
             cells = [write_value(record[key]) if key in record else MISSING for record in records.values()]
             rows.append(table_row(label, *cells))
     if failed := problems(run):

@@ -19,7 +19,7 @@ COMPARED = (
     ("test accuracy, dense", "dense_accuracy"),
 )
 """The figures that the paper has too: heading, and name in a :class:`Row`."""
-_ZEROS = ("sparsity_all", "sparsity_prunable")
+_ZEROS = ("sparsity_all", "sparsity_prunable", "sparsity_pruned")
 
 
 class Stat(NamedTuple):
@@ -38,11 +38,15 @@ class Row:
     label: str
     c: float
     mu: float
+    target: float | None
+    """The share of zeros asked for, of the pruned weights; then c and mu do not count."""
     runs: int
     seeds: int
     """Finished runs; the means are over these."""
     sparsity_all: Stat | None
     sparsity_prunable: Stat | None
+    sparsity_pruned: Stat | None
+    """Of the weights that the optimizer prunes; None in runs from before this was counted."""
     test_accuracy: Stat | None
     dense_accuracy: Stat | None
     seconds: Stat | None
@@ -88,10 +92,12 @@ def row_of(group: Group) -> Row:
         group.runs[0].name,
         group.label,
         *group.runs[0].setting,
+        target=group.runs[0].target,
         runs=len(group.runs),
         seeds=len(finished),
         sparsity_all=_stat(results, "sparsity_all"),
         sparsity_prunable=_stat(results, "sparsity_prunable"),
+        sparsity_pruned=_stat(results, "sparsity_pruned"),
         test_accuracy=_stat(results, "test_accuracy"),
         dense_accuracy=_stat(dense, "test_accuracy"),
         seconds=_stat([run.summary for run in finished], "seconds"),
@@ -144,6 +150,14 @@ def in_words(row: Row, name: str) -> str:
     lines += [f"paper {mean_and_deviation(paper._replace(std=None), '')}"] if paper else []
     lines += [] if difference is None else [f"{points(difference)} points"]
     return "\n".join(lines)
+
+
+def reached(row: Row) -> str:
+    """For a row with a target, the zeros that it has reached; for others nothing."""
+    if row.target is None or row.sparsity_pruned is None:
+        return ""
+    zeros = mean_and_deviation(row.sparsity_pruned)
+    return f"zeros of the pruned weights: asked {percent(row.target, 2)}, reached {zeros}"
 
 
 def shared_flags(rows: Sequence[Row]) -> list[str]:

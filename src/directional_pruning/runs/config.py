@@ -25,11 +25,12 @@ def create_run(folder: Path, recipe: Recipe, device: torch.device, **facts: int)
     """
     folder.mkdir(parents=True)
     hyperparameters = recipe.hyperparameters()
-    # A flag that is off and a name that is empty are their own defaults.
+    # A flag that is off and a name that is empty are their own defaults; a target takes the place of c and mu.
+    unused = ("target",) if recipe.target is None else ("c", "mu")
     flags = [
         f"--{name.replace('_', '-')}" if value is True else f"--{name.replace('_', '-')} {quote(str(value))}"
         for name, value in hyperparameters.items()
-        if value is not False and value != ""
+        if value is not False and value != "" and name not in unused
     ]
     machine = {
         "device": str(device),

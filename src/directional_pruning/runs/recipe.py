@@ -11,7 +11,7 @@ from torch.optim import SGD, Optimizer
 
 from ..data import Splits, TextSplits
 from ..models import build
-from ..optim import GRDA, Directional, prunable_groups
+from ..optim import GRDA, Directional, Target, prunable_groups
 from ..training import STRATEGIES, paper_schedule
 
 __all__ = ["Dataset", "Recipe"]
@@ -19,9 +19,9 @@ __all__ = ["Dataset", "Recipe"]
 PRECISIONS = ("auto", "float32", "bfloat16")
 # The settings that have a flag of the command and stand in config.json, in this order.
 HYPERPARAMETERS = (
-    *("model", "num_classes", "epochs", "batch_size", "lr", "c", "mu", "momentum", "weight_decay", "label_smoothing"),
-    *("seed", "data", "samples", "paper_protocol", "precision", "compile", "accumulate", "workers", "parallel"),
-    "tensorboard",
+    *("model", "num_classes", "epochs", "batch_size", "lr", "c", "mu", "target", "momentum", "weight_decay"),
+    *("label_smoothing", "seed", "data", "samples", "paper_protocol", "precision", "compile", "accumulate", "workers"),
+    *("parallel", "tensorboard"),
 )
 _AT_LEAST = {"epochs": 1, "batch_size": 1, "num_classes": 1, "accumulate": 1, "seed": 0, "samples": 0, "workers": 0}
 
@@ -64,6 +64,8 @@ class Recipe:
     lr: float
     c: float
     mu: float
+    target: float | None = None
+    """The share of zeros to end with among the weights that are pruned; then c and mu do not count."""
     momentum: float = 0.0
     """Of SGD and gRDA; other optimizers have their own."""
     weight_decay: float = 0.0
@@ -111,6 +113,8 @@ class Recipe:
                 raise ValueError(f"invalid {name}: {getattr(self, name)} (must be >= {bound})")
         if self.seed >= 2**32:
             raise ValueError(f"invalid seed: {self.seed} (must be < 2**32)")
+        if self.target is not None and not 0 < self.target < 1:
+            raise ValueError(f"invalid target: {self.target} (must be a share of zeros such as 0.95, between 0 and 1)")
         for name in ("label_smoothing", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"invalid {name}: {getattr(self, name)} (must be in [0, 1))")
@@ -128,17 +132,23 @@ class Recipe:
         """The name of the dense baseline's optimizer."""
         return getattr(self.base, "func", self.base).__name__
 
-    def optimizer(self, model: nn.Module, network: str) -> Optimizer:
-        """The optimizer of the dense baseline (``"sgd"``: the base) or of the sparse network (``"grda"``)."""
+    def optimizer(self, model: nn.Module, network: str, steps: int = 0) -> Optimizer:
+        """The optimizer of the dense baseline (``"sgd"``: the base) or of the sparse network (``"grda"``).
+
+        A target needs ``steps``, the updates of the whole training.
+        """
         options = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.base is SGD:
             options["momentum"] = self.momentum
         if network == "sgd":
             return self.base(model.parameters(), **options)
         groups = prunable_groups(model, skip=self.skip)
+        pruning: dict[str, Any] = {"c": self.c, "mu": self.mu}
+        if self.target is not None:
+            pruning = {"target": Target(self.target, steps=steps)}
         if self.base is SGD:
-            return GRDA(groups, c=self.c, mu=self.mu, **options)
-        return Directional(self.base(groups, **options), c=self.c, mu=self.mu, power=self.power)
+            return GRDA(groups, **pruning, **options)
+        return Directional(self.base(groups, **options), power=self.power, **pruning)
 
     def autocast(self, device: torch.device) -> torch.dtype | None:
         """The dtype of matrix products on this device; None is that of the weights."""
@@ -175,6 +185,7 @@ class Recipe:
         schedule = inspect.getdoc(self.schedule) or self.schedule.__name__
         return {
             "optimizer": f"{self.optimizer_name}, and the same made to prune",
+            "zeros": "what c and mu give; or, with --target, this share of the weights that are pruned",
             "rate": schedule.splitlines()[0].rstrip("."),
             "not pruned": ", ".join(self.skip) or "nothing: every parameter is",
             "dataset": self.dataset.summary + normalized,

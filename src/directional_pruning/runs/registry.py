@@ -40,11 +40,11 @@ def variants(
     """The recipe of this name with ``values`` in place of its own, once for every combination of ``several``.
 
     Args:
-        several: values of ``seed``, ``c`` and ``mu``.
+        several: values of ``seed``, ``c``, ``mu`` and ``target``; a target goes with neither c nor mu.
         paper_settings: every pair (c, mu) of the paper.
 
     Raises:
-        ValueError: for a name that no recipe has, and a value out of range.
+        ValueError: for a name that no recipe has, a value out of range, and values that exclude each other.
 
     >>> [(recipe.seed, recipe.mu, recipe.epochs) for recipe in variants("digits", {"epochs": 5}, {"mu": [0.6, 0.7]})]
     [(0, 0.6, 5), (0, 0.7, 5)]
@@ -57,8 +57,11 @@ def variants(
         base = replace(base, data=str(Path(place).resolve()))  # so that a run notes where its data were
     if paper_settings and not base.settings:
         raise ValueError(f"invalid --paper-settings: {name} has none")
-    if paper_settings and several.keys() & {"c", "mu"}:
-        raise ValueError("--paper-settings are all pairs of c and mu: give neither")
+    if paper_settings and several.keys() & {"c", "mu", "target"}:
+        raise ValueError("--paper-settings are all pairs of c and mu: give neither, and no target")
+    if several.keys() & {"c", "mu"} and "target" in several:
+        raise ValueError("give --target, or --c and --mu: a target sets the threshold in their place")
     pairs = base.settings if paper_settings else product(several.get("c", [base.c]), several.get("mu", [base.mu]))
-    chosen = dict.fromkeys(product(several.get("seed", [base.seed]), pairs))  # without repetitions
-    return [replace(base, seed=seed, c=c, mu=mu) for seed, (c, mu) in chosen]
+    # Without repetitions.
+    chosen = dict.fromkeys(product(several.get("seed", [base.seed]), pairs, several.get("target", [base.target])))
+    return [replace(base, seed=seed, c=c, mu=mu, target=target) for seed, (c, mu), target in chosen]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..data import Splits, TextSplits
+from ..data import Splits, TextSplits, batch_slices
 from ..files import replacing, write_json
 from ..progress import Progress, ignore_progress
 from ..run_folder import CHECKPOINT, NETWORKS, SUMMARY, WEIGHTS, Record
@@ -113,8 +113,9 @@ def train_network(
         for unfinished in (folder / network).glob(".*.tmp"):  # of a process that was killed while it wrote
             unfinished.unlink()
     core, model = _build(recipe, device, processes)
-    optimizer = recipe.optimizer(core, network)
     part = (processes.rank, processes.size)
+    an_epoch = len(list(batch_slices(len(splits.train), recipe.batch_size, part=part, equal=True)))
+    optimizer = recipe.optimizer(core, network, steps=recipe.epochs * an_epoch)
     task = str(folder / network)
 
     def batches(epoch: int, first: int = 0) -> Batches:

@@ -52,12 +52,15 @@ def summarize(folder: Path, recipe: Recipe, device: torch.device, splits: Splits
         "bits_per_nonzero": size.bits_per_nonzero,
         "least_bits_per_nonzero": size.least_bits_per_nonzero,
     }
-    statistics, samples = _weight_statistics(models, recipe), int(frequencies.sum())
+    statistics = _weight_statistics(models, recipe)
+    results["grda"]["sparsity_pruned"] = statistics.pop("sparsity_pruned")
+    samples = int(frequencies.sum())
     findings = judge_run(
         results["sgd"],
         results["grda"],
         statistics["layers"],
         c=recipe.c,
+        target=recipe.target,
         samples=samples,
         majority=int(frequencies.max()) / samples,
         unit="characters" if isinstance(splits, TextSplits) else "images",
@@ -91,10 +94,11 @@ def _weight_statistics(models: dict[str, nn.Module], recipe: Recipe, bins: int =
         histogram[f"{name}_zeros"] = int((weights == 0).sum())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # training said already what it does not prune
-        optimizer = recipe.optimizer(models["grda"], "grda")
+        optimizer = recipe.optimizer(models["grda"], "grda", steps=1)
     report, keys = sparsity_report(models["grda"], optimizer=optimizer), ("name", "shape", "total", "nonzeros")
     layers = [{key: getattr(x, key) for key in (*keys, "prunable", "pruned")} for x in report.layers]
-    return {"parameters": report.total, "layers": layers, "histogram": histogram}
+    statistics = {"parameters": report.total, "layers": layers, "histogram": histogram}
+    return statistics | {"sparsity_pruned": report.pruned.sparsity}
 
 
 def _prunable(model: nn.Module) -> list[nn.Parameter]:

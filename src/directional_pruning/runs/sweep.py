@@ -28,7 +28,7 @@ __all__ = ["create_sweep", "prepare_torch", "train_sweep"]
 
 
 def create_sweep(folder: Path, recipes: Sequence[Recipe], device: torch.device, **facts: int) -> None:
-    """Make a folder with a run for each recipe; recipes that differ only in c and mu share one dense baseline.
+    """Make a folder with a run for each recipe; recipes that differ only in c, mu and target share a baseline.
 
     The folder of a shared baseline is a symbolic link to that of the first such run. Each run notes the ``facts``.
 
@@ -47,9 +47,10 @@ def _create_runs(folder: Path, recipes: Sequence[Recipe], device: torch.device, 
     baselines: dict[tuple[Any, ...], Path] = {}
     names = []
     for recipe in recipes:
-        run = folder / f"seed{recipe.seed}-c{recipe.c}-mu{recipe.mu}"
+        zeros = f"c{recipe.c}-mu{recipe.mu}" if recipe.target is None else f"target{recipe.target}"
+        run = folder / f"seed{recipe.seed}-{zeros}"
         create_run(run, recipe, device, **facts)
-        key = tuple(replace(recipe, c=0.0, mu=0.5).hyperparameters().items())
+        key = tuple(replace(recipe, c=0.0, mu=0.5, target=None).hyperparameters().items())
         if key in baselines:
             (run / "sgd").symlink_to(os.path.relpath(baselines[key], run), target_is_directory=True)
         else:

@@ -68,9 +68,9 @@ def fit(
 
     Returns:
         Records with epoch (from 1), step, lr, train_loss, train_accuracy, validation_loss, validation_accuracy,
-        sparsity_all, sparsity_prunable (fractions), norm_ratio (||w||_2 / ||w||_1 over all parameters), threshold (the
-        largest g of gRDA, 0 for other optimizers) and seconds of training so far. Training figures are means over the
-        steps of the epoch.
+        sparsity_all, sparsity_prunable and, where the optimizer prunes, sparsity_pruned (fractions), norm_ratio
+        (||w||_2 / ||w||_1 over all parameters), threshold (the largest g of gRDA, 0 for other optimizers) and seconds
+        of training so far. Training figures are means over the steps of the epoch.
 
     Raises:
         TrainingStopped: if ``stop`` returned True before the last step was done.
@@ -158,13 +158,15 @@ def _forward_parts(
 
 def _epoch_record(totals: EpochTotals, core: nn.Module, optimizer: Optimizer) -> dict[str, float]:
     """What an epoch's record says of training and of the weights."""
-    sparsity = sparsity_report(core)
+    sparsity = sparsity_report(core, optimizer=optimizer)
+    pruned = {"sparsity_pruned": sparsity.pruned.sparsity} if sparsity.pruned.layers else {}
     thresholds = [float(state["threshold"]) for state in optimizer.state.values() if "threshold" in state]
     return {
         "train_loss": totals.loss / totals.seen,
         "train_accuracy": totals.correct / totals.seen,
         "sparsity_all": sparsity.sparsity,
         "sparsity_prunable": sparsity.prunable.sparsity,
+        **pruned,
         "norm_ratio": _norm_ratio(core),
         "threshold": max(thresholds, default=0.0),
     }

@@ -47,4 +47,4 @@ def cosine_schedule(epoch: int, epochs: int, warmup: int = 2) -> float:
     """
     if epoch < warmup:
         return (epoch + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(epochs - warmup, 1)))

@@ -71,7 +71,8 @@ def layer_by_layer(groups: Groups) -> Figure | None:
     key_height = 17 * ((len(methods) + len(ours) + 1) // 2)
     figure = new_figure(HEIGHT + key_height)
     axes = panel(figure, "zeros, % of the layer's weights", right=14, bottom=52 + key_height)
-    colours = {f"gRDA, c {c:g}, μ {mu:g}": colour for group, colour, _ in ours for c, mu in [group.runs[0].setting]}
+    by_law = [(group, colour) for group, colour, _ in ours if group.runs[0].target is None]
+    colours = {f"gRDA, c {c:g}, μ {mu:g}": colour for group, colour in by_law for c, mu in [group.runs[0].setting]}
     for (name, zeros), style in zip(methods.items(), _LAYERS):
         look = {"color": colours.get(name, MUTED), "linewidth": 1.1, "linestyle": style}
         axes.plot(np.arange(1, len(zeros) + 1), 100 * zeros, label=name.replace("gRDA", "the paper"), **look)
