@@ -23,11 +23,16 @@ MAKE = {
 both = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
 BAD = {
     "lr": (NAN, INF, -1.0, "0.1", None, torch.tensor(NAN), torch.ones(2), np.float32(NAN), 1j, [0.1]),
-    "c": (NAN, INF, -0.5, "0.1", None, torch.tensor(NAN), np.array(NAN)),
+    "c": (NAN, INF, -0.5, "0.1", None, torch.tensor(NAN), np.array(NAN), np.array([0.1, 0.2])),
     "mu": (NAN, 0.0, 5.0, "0.5", None, np.float64(2)),
 }
 OF_ONE = {
-    "GRDA": {"momentum": (NAN, -1.0, None), "weight_decay": (NAN, INF, "0.1"), "nesterov": (NAN, "yes")},
+    "GRDA": {
+        "momentum": (NAN, -1.0, None),
+        "weight_decay": (NAN, INF, "0.1"),
+        "nesterov": (NAN, "yes"),
+        "maximize": (NAN, "no", None),
+    },
     "Directional": {
         "power": (NAN, 0.5, INF, None),
         "momentum": (NAN, -1.0, "0.9"),

@@ -13,7 +13,7 @@ from .target import target_of
 __all__ = ["DIRECTIONAL", "GRDA", "PRUNING", "check", "label", "refusal_of_directional", "refusal_of_grda"]
 
 PRUNING = ("c", "mu")
-GRDA = ("lr", "momentum", "weight_decay", "nesterov", "foreach", "fused", "capturable", "target", *PRUNING)
+GRDA = ("lr", "momentum", "weight_decay", "nesterov", "maximize", "foreach", "fused", "capturable", "target", *PRUNING)
 DIRECTIONAL = (*PRUNING, "power", "target")
 
 # Rates and strengths become float32 scalars in the update.
@@ -32,12 +32,17 @@ def check(group: dict[str, Any], names: Iterable[str]) -> None:
         value = group[name]
         try:
             valid, rule = _rule(name, value, group)
-        except (TypeError, RuntimeError):  # not a number, or a tensor of several
+            valid = bool(valid)
+        except (TypeError, RuntimeError, ValueError):  # not a number, or a tensor or array of several
+            if name == "target":
+                raise
             valid, rule = False, _rule(name, 0, group)[1]
         if not valid:
             shown = repr(value)
             if isinstance(value, Tensor):
                 shown = f"{value.item()}" if value.numel() == 1 else f"a tensor of shape {tuple(value.shape)}"
+            elif getattr(value, "shape", ()):
+                shown = f"an array of shape {value.shape}"
             raise ValueError(f"invalid {name}: {shown} (must be {rule})")
 
 
@@ -57,7 +62,7 @@ def _rule(name: str, x: Any, group: dict[str, Any]) -> tuple[Any, str]:
         case "fused":
             valid = x in (None, True, False) and not (x and group["foreach"])
             return valid, "None, True or False, and not True where foreach is"
-        case "capturable":
+        case "capturable" | "maximize":
             return x in (True, False), "True or False"
         case "target":
             return x is None or (

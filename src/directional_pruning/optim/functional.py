@@ -60,6 +60,7 @@ def grda(
         (True, 1.0, 0.1)
     """
     algorithm = {"lr": lr, "c": c, "mu": mu, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+    algorithm |= {"maximize": maximize}
     check_grda({**algorithm, "foreach": foreach, "fused": fused, "capturable": capturable, "target": None})
     lists = (params, grads, duals, momentum_buffers, thresholds, steps)
     if not torch.compiler.is_compiling() and any(

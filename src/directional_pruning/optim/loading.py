@@ -1,5 +1,6 @@
 """Load an optimizer's state as it was saved: in its precision, and not in part."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,9 @@ def load_uncast(
 
     # Runs after the user's hooks and sees the state as they left it.
     def keep(_: Optimizer, final: dict[str, Any]) -> dict[str, Any]:
+        if lacking := [key for key in ("state", "param_groups") if key not in final]:
+            raise ValueError(f"not a state dict of an optimizer: it has no {lacking[0]!r}")
+        _check_order(final["param_groups"], optimizer.param_groups)
         # A checkpoint that was flattened gives {} for what it does not have.
         states = {i: _without_empty(state) for i, state in final["state"].items()}
         for group, current in zip(final["param_groups"], optimizer.param_groups):
@@ -53,6 +57,11 @@ def load_uncast(
                         missing.append(f"{key} of {label(current, i)} (its {option} is {group[option]})")
                 if "dual" in saved[p] and (lost := [key for key in scalars if key not in saved[p]]):
                     raise ValueError(f"{label(current, i)} has a saved dual and no saved {lost[0]}")
+                for key in scalars:
+                    # A threshold that is NaN would make every weight zero.
+                    if saved[p].get(key) is not None and not 0 <= float(saved[p][key]) < math.inf:
+                        value = float(saved[p][key])
+                        raise ValueError(f"{label(current, i)} has a saved {key} of {value} (must be >= 0 and finite)")
         return {**final, "state": states}
 
     # Runs before the user's hooks.
@@ -83,6 +92,14 @@ def load_uncast(
             f"not loaded: {missing[0]}{others}: it starts anew (if the checkpoint has it, set c and momentum as they "
             "were saved before get_state_dict)"
         )
+
+
+def _check_order(saved: list[dict[str, Any]], groups: list[dict[str, Any]]) -> None:
+    """Refuse a state of the same parameters in another order: torch gives the states out by their order."""
+    before, now = ([name for group in each for name in group.get("param_names", ())] for each in (saved, groups))
+    if before != now and sorted(before) == sorted(now):
+        old, new = next(pair for pair in zip(before, now) if pair[0] != pair[1])
+        raise ValueError(f"{new!r} is in the place of the saved {old!r} (give the parameters in the saved order)")
 
 
 def _without_empty(state: Any) -> Any:
