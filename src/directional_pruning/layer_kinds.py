@@ -69,6 +69,8 @@ def parameter_kinds(model: nn.Module) -> dict[str, str]:
         >>> parameter_kinds(model)["0.weight"], parameter_kinds(model)["0.bias"], parameter_kinds(model)["scale"]
         ('weight', 'bias', 'norm')
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"invalid model: {type(model).__name__} (must be a torch.nn.Module)")
     modules = dict(model.named_modules(remove_duplicate=False))
     kinds: dict[nn.Parameter, str] = {}
     names: dict[str, nn.Parameter] = {}

@@ -6,6 +6,7 @@ import pickle
 import warnings
 import weakref
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,7 +14,7 @@ from programs import Program
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from directional_pruning import GRDA, Directional, SparsityMonitor, freeze_zeros, prunable_groups
+from directional_pruning import GRDA, Directional, SparsityMonitor, Target, freeze_zeros, prunable_groups
 from directional_pruning.sparsity import monitor as module
 
 NAMES = ("0.weight", "2.weight")
@@ -107,6 +108,16 @@ def test_a_threshold_above_every_weight_is_said_once_at_the_callers_line(make, d
     assert message.endswith("; use a smaller c")
     assert "is larger than every |v| (at most " in message
     assert caught[0].filename == __file__
+
+
+def test_under_a_target_the_advice_is_about_the_target():
+    model = network()
+    optimizer = GRDA(prunable_groups(model), lr=0.1, target=Target(1 - 1e-9, steps=10))
+    with (
+        pytest.warns(UserWarning, match="; use a smaller sparsity of the target"),
+        SparsityMonitor(model, optimizer, interval=np.int64(10)),
+    ):
+        train(model, optimizer, 10)
 
 
 def test_one_dead_layer_is_named_and_a_bias_of_zeros_is_not():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from directional_pruning import sparsity_report
+from directional_pruning import GRDA, prunable_groups, sparsity_report
 from directional_pruning.models import digits_net
 
 
@@ -30,6 +30,25 @@ def test_zeros_are_counted_over_all_and_over_prunable_parameters():
     assert report.prunable.total == sum(p.numel() for p in weights)
     assert report.prunable.nonzeros == sum(int(p.count_nonzero()) for p in weights)
     assert [x.name for x in report.layers] == [name for name, _ in model.named_parameters()]
+
+
+def test_what_is_no_network_or_no_optimizer_of_it_is_named():
+    layer = nn.Linear(2, 2)
+    for ask in (sparsity_report, prunable_groups):
+        with pytest.raises(TypeError, match=r"invalid model: OrderedDict \(must be a torch.nn.Module\)"):
+            ask(layer.state_dict())
+    with pytest.raises(ValueError, match="invalid optimizer: it has no parameter of the model"):
+        sparsity_report(layer, optimizer=GRDA(nn.Linear(2, 2).parameters()))
+
+
+def test_nan_that_weight_norm_makes_of_an_empty_row_is_said():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    with torch.no_grad():
+        layer.parametrizations.weight.original1[0] = 0
+    with pytest.warns(UserWarning, match=r"NaN counts as not zero in 'weight' \(weight_norm makes 0/0 of") as caught:
+        report = sparsity_report(layer)
+    assert caught[0].filename == __file__
+    assert {each.name: each.nonzeros for each in report.layers} == {"bias": 4, "weight": 16}
 
 
 def test_negative_zero_is_zero_and_nan_is_not():

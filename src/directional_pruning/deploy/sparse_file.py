@@ -8,6 +8,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from mmap import ACCESS_READ, mmap
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def save_sparse(
     ...     assert load_sparse(path)["weight"].equal(weight) and os.path.getsize(path) < 1000
     """
     if hidden := write_sparse(model_or_state_dict, path, values=values):
-        warnings.warn(f"save_sparse: {hidden}", stacklevel=2)
+        warnings.warn(f"save_sparse: {hidden} (the file has {Path(path).stat().st_size:,} bytes)", stacklevel=2)
 
 
 def write_sparse(

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -83,7 +84,7 @@ class SparsityMonitor:
             wrapped = wrapped.optimizer
         if not isinstance(wrapped, Optimizer):
             raise TypeError(f"invalid optimizer: {type(optimizer).__name__} (must be a torch optimizer)")
-        if not isinstance(interval, int) or interval < 1:
+        if not isinstance(interval, Integral) or interval < 1:
             raise ValueError(f"invalid interval: {interval} (must be an integer >= 1)")
         own = set(model.parameters())
         if not any(p in own for group in wrapped.param_groups for p in group["params"]):

@@ -29,7 +29,9 @@ _NAMESPACES = {"aten", "prim", "prims", "c10d", "_c10d_functional", "fsdp", "pro
 
 def count_multiply_adds(model: nn.Module, example_inputs: Any) -> "Counter":
     """Run the network once, in evaluation mode, and count its multiply-adds."""
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    # A tuple with names, as a packed sequence, is one argument.
+    several = isinstance(example_inputs, tuple) and not hasattr(example_inputs, "_fields")
+    inputs = example_inputs if several else (example_inputs,)
     counter = Counter(model)
     with _no_fusion(), module_mode(model, training=False), torch.no_grad(), counter:
         model(*inputs)

@@ -55,8 +55,8 @@ class Problems:
         pruned = [(each, row) for each, row in zip(watched, counts, strict=True) if each.pruned]
         largest = max((float(each.state.get("threshold", 0.0)) for each, _ in pruned), default=0.0)
         if largest > 0 and all(row[NONZEROS] == each.p.numel() for each, row in pruned):
-            reason = f"the threshold {largest:.3g} is smaller than every |v|"
-            warn_caller(f"no pruned weight is zero {_when(pruned[0][0], step, 0)}: {reason}; use a larger c")
+            reason = f"the threshold {largest:.3g} is smaller than every |v|; use a larger {_setting(pruned[0][0])}"
+            warn_caller(f"no pruned weight is zero {_when(pruned[0][0], step, 0)}: {reason}")
 
     def _is_problem(self, each: Watched, step: int) -> bool:
         return each.name in self._seen_alive or ("dual" in each.state and step >= _GRACE)
@@ -82,4 +82,8 @@ def _reason(each: Watched) -> str:
     if largest > g:  # other code wrote the zeros
         return ""
     at_most = "" if each.sharded else f" (at most {largest:.3g})"
-    return f": the threshold {g:.3g} is larger than every |v|{at_most}; use a smaller c"
+    return f": the threshold {g:.3g} is larger than every |v|{at_most}; use a smaller {_setting(each)}"
+
+
+def _setting(each: Watched) -> str:
+    return "sparsity of the target" if each.has_target else "c"

@@ -150,6 +150,8 @@ def sparsity_report(
         >>> report.prunable.sparsity, report.multiply_adds, report.sparse_multiply_adds
         (0.6666666666666667, 30, 10)
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"invalid model: {type(model).__name__} (must be a torch.nn.Module)")
     _refuse_flattened(model)
     counter = None
     if example_inputs is not None:
@@ -158,12 +160,14 @@ def sparsity_report(
             listed = ", ".join(sorted(counter.unknown))
             remedy = "register them with torch.utils.flop_counter.register_flop_formula"
             warnings.warn(f"sparsity_report counts no multiply-adds of {listed} ({remedy})", stacklevel=2)
-    pruned = None if optimizer is None else _pruned_parameters(optimizer)
-    kind, layers = parameter_kinds(model), []
+    pruned = None if optimizer is None else _pruned_parameters(optimizer, model)
+    kind, layers, undefined = parameter_kinds(model), [], []
     # Wrappers such as that of activation checkpoints have other names in a named_parameters of their own.
     kinds = {id(p): kind[name] for name, p in nn.Module.named_parameters(model, remove_duplicate=False)}
     for weight in layer_weights(model):
         value = weight.value()
+        if weight.remedy and count_nonzeros(weight.name, value != value):
+            undefined.append(weight.name)
         multiply_adds, sparse = (None, None) if counter is None else counter.by_name.get(weight.name, (0, 0))
         layers.append(
             LayerSparsity(
@@ -177,6 +181,10 @@ def sparsity_report(
                 None if pruned is None else any(id(p) in pruned for p in weight.sources),
             )
         )
+    if undefined:
+        more = f" and {len(undefined) - 1} more" if undefined[1:] else ""
+        reason = "weight_norm makes 0/0 of a row of zeros"
+        warnings.warn(f"NaN counts as not zero in {undefined[0]!r}{more} ({reason})", stacklevel=2)
     return SparsityReport(tuple(layers), None if counter is None else counter.activations)
 
 
@@ -191,7 +199,9 @@ def _refuse_flattened(model: nn.Module) -> None:
             raise ValueError(f"cannot count the weights of module {name!r}: it has them flattened ({remedy})")
 
 
-def _pruned_parameters(optimizer: Any) -> set[int]:
+def _pruned_parameters(optimizer: Any, model: nn.Module) -> set[int]:
     """The parameters with a threshold that grows."""
-    groups = optimizer.param_groups
+    groups, own = optimizer.param_groups, set(map(id, model.parameters()))
+    if own and not any(id(p) in own for group in groups for p in group["params"]):
+        raise ValueError("invalid optimizer: it has no parameter of the model")
     return {id(p) for group in groups if float(group.get("c") or 0) > 0 for p in group["params"]}
