@@ -20,6 +20,7 @@ METRICS = "metrics.jsonl"  # one for the run, and one for each network in the ne
 SUMMARY = "summary.json"  # written last: a run that has it is finished
 SWEEP = "sweep.json"
 LOCK = "train.lock"  # while a process trains the run
+STUDY_LOCK = "study.lock"  # while a process studies it
 SPARSE_WEIGHTS = "model.sparse.safetensors"
 # In the folder of a network:
 CHECKPOINT = "checkpoint.pt"
@@ -29,6 +30,19 @@ _CURVES = ("lr", "threshold", "train_loss", "train_accuracy", "validation_loss",
 _CURVES += ("sparsity_all", "sparsity_prunable", "sparsity_pruned", "norm_ratio", "seconds", "step", "epochs")
 _RESULTS = ("test_accuracy", "test_loss", "train_loss", "sparsity_all", "sparsity_prunable", "sparsity_pruned")
 _RESULTS += ("bytes", "zipped_bytes", "sparse_bytes", "bits_per_nonzero", "least_bits_per_nonzero", "seconds")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One plain line about a finished run, an entry of ``outcome`` in its summary."""
+
+    network: str
+    """``"sgd"`` or ``"grda"``, the one it is about."""
+    kind: str
+    """The finding in a few words."""
+    text: str
+    problem: bool = True
+    """Whether something went wrong; else a remark about the accuracies."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +84,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         CorruptFileError: for content that no run writes, naming file and line.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no such run folder: {folder}")
-    path = folder / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"not a run folder (no config.json): {folder}")
+    path = _config_file(folder)
     config = _parse(path.read_bytes(), str(path))
     _section(config, "versions", str(path))
     for key in ("c", "mu", "lr", "epochs", "batch_size", "samples", "training_images", "test_images"):
@@ -87,13 +97,23 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
 
 def read_config(folder: Path) -> Record:
     """The configuration as it was written; ``CorruptFileError`` if it is not a JSON object."""
-    path = folder / CONFIG
-    if (folder / SWEEP).is_file() and not path.exists():
-        raise FileNotFoundError(f"{folder} is a sweep of several runs; give one of them: {sweep_runs(folder)[0]}")
+    path = _config_file(folder)
     try:
         return parse_json(path.read_bytes())
     except ValueError as error:
         raise CorruptFileError(f"{path} is not a readable configuration: {error}") from None
+
+
+def _config_file(folder: Path) -> Path:
+    """The configuration of a run; ``FileNotFoundError`` says what a folder is that is no run."""
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such run folder: {folder}")
+    if not path.is_file():
+        if (folder / SWEEP).is_file():
+            raise FileNotFoundError(f"{folder} is a sweep of several runs; give one of them: {sweep_runs(folder)[0]}")
+        raise FileNotFoundError(f"not a run folder (no config.json): {folder}")
+    return path
 
 
 def versions(torch_version: str) -> Record:

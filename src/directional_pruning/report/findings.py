@@ -1,17 +1,8 @@
 """What a run's summary says went wrong, and what it remarks on the accuracies."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from ..run_folder import Run
-
-
-class Finding(NamedTuple):
-    """One line of the judgement of a run: the network, what it is in a few words, and in a sentence."""
-
-    network: str
-    kind: str
-    text: str
+from ..run_folder import Finding, Run
 
 
 def problems(run: Run) -> list[Finding]:
@@ -44,4 +35,5 @@ def kinds(findings: Sequence[Finding], network: str = "") -> str:
 
 
 def _finding(record: dict[str, object]) -> Finding:
-    return Finding(*(str(record.get(key, "")) for key in Finding._fields))
+    texts = (str(record.get(key, "")) for key in ("network", "kind", "text"))
+    return Finding(*texts, problem=bool(record.get("problem", True)))

@@ -3,12 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from .findings import Finding, problems, remarks
+from ..run_folder import Finding
+from .findings import problems, remarks
 from .formatting import MISSING, NAMES, percent, points
 from .groups import Group, gather, is_finished, seed_of
 from .published import Published
@@ -194,7 +195,7 @@ def _flags(group: Group) -> Iterable[str]:
 def _problems(group: Group) -> Iterable[Finding]:
     for run in group.finished:
         seed = f"seed {seed_of(run)}: " if len(group.runs) > 1 else ""
-        yield from (finding._replace(text=seed + finding.text) for finding in problems(run))
+        yield from (replace(finding, text=seed + finding.text) for finding in problems(run))
 
 
 def _published_stats(group: Group) -> dict[str, Stat]:

@@ -5,25 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Finding", "judge_run"]
+from ..run_folder import Finding
+
+__all__ = ["judge_run"]
 
 # A difference of two accuracies is chance up to 2 of its standard errors. Beyond 5 of them, and 5 points, it is large:
 # a small loss of accuracy is the price of zeros, and no failure.
 _CHANCE, _LARGE, _LARGE_POINTS = 2, 5, 0.05
 _EXACT = 1e-4  # of the share of zeros that a target asks for
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One plain line about a finished run."""
-
-    network: str
-    """``"sgd"`` or ``"grda"``, the one it is about."""
-    kind: str
-    """The finding in a few words."""
-    text: str
-    problem: bool = True
-    """Whether something went wrong; else a remark about the accuracies."""
 
 
 def judge_run(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ def variants(
     """
     if name not in RECIPES:
         problem = "which recipe?" if name is None else f"unknown recipe: {name}"
-        raise ValueError(f"{problem} (there is: {', '.join(RECIPES)})")
+        nearest = get_close_matches((name or "").lower(), RECIPES, n=1)
+        guess = f"did you mean {nearest[0]}? " if nearest else ""
+        raise ValueError(f"{problem} ({guess}there is: {', '.join(RECIPES)})")
     base, several = replace(RECIPES[name](), **(values or {})), several or {}
     if base.dataset.files and not base.data and (place := os.environ.get("DIRPRUNE_DATA")):
         base = replace(base, data=str(Path(place).resolve()))  # so that a run notes where its data were

@@ -120,8 +120,8 @@ def load_checkpoint(
             if device.type in generators:
                 _set_generator_state(device, generators[device.type])
         progress = state["progress"]
-        if not all(isinstance(record["step"], int) for record in progress["records"]):
-            raise TypeError("the step of a record is not an integer")
+        if not all(isinstance(record[key], int) for record in progress["records"] for key in ("step", "epoch")):
+            raise TypeError("the step or the epoch of a record is not an integer")
         EpochTotals(processes, 0, progress["part"])
         return progress | {"seconds": float(progress["seconds"])}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError) as error:
