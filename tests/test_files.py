@@ -85,6 +85,13 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
     assert error.value.filename == str(tmp_path / "file")
 
 
+def test_a_missing_folder_is_named_with_the_file_and_not_with_a_temporary_one(tmp_path):
+    path = tmp_path / "missing" / "file"
+    with pytest.raises(FileNotFoundError) as error:
+        write_with(path, lambda file: file.write(b"new"))
+    assert error.value.filename == str(path)
+
+
 HOLD = """
 import sys
 from pathlib import Path

@@ -51,7 +51,7 @@ def naming(path: Path, other: str | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         # One without a number has a message of its own.
-        if error.errno is not None and error.filename in (None, other):
+        if error.errno is not None and (error.filename is None or str(error.filename) == other):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 

@@ -16,6 +16,8 @@ import torch
 
 from directional_pruning import cli
 from directional_pruning.cli.train import train
+from directional_pruning.files import locked
+from directional_pruning.run_folder import STUDY_LOCK
 from directional_pruning.runs import digits_recipe
 
 pytestmark = pytest.mark.slow
@@ -125,6 +127,16 @@ def test_killed_in_the_middle_and_resumed_ends_bit_identical(tmp_path):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def verbs_of(folder):
+    return [
+        ["train", "--resume", folder],
+        ["report", folder],
+        ["export", folder, "--format", "sparse"],
+        ["compact", folder],
+        *([verb, folder] for verb in ("curve", "plane", "curvature")),
+    ]
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -144,8 +156,9 @@ def test_killed_in_the_middle_and_resumed_ends_bit_identical(tmp_path):
         (["train", "digits", "--momentun", "0.9"], "--momentun"),
         (["trian"], "trian"),
         (["train", "digits", "--resume", "x"], "--resume goes on with the run as it was configured"),
-        (["train", "--resume", "nowhere"], "nowhere/config.json: No such file or directory"),
-        (["report", "nowhere"], "nowhere"),
+        (["train", "digit"], "unknown recipe: digit (did you mean digits? there is: "),
+        *((verb, "no such run folder: nowhere") for verb in verbs_of("nowhere")),
+        *((verb, "not a run folder (no config.json): .") for verb in verbs_of(".")),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, args, message):
@@ -161,6 +174,8 @@ def test_folders_that_cannot_be_used_are_named(capsys, monkeypatch, tmp_path):
     code, line = refused(capsys, monkeypatch, "train", "digits", "--out", tmp_path / "file" / "run")
     assert code == 2
     assert f"{tmp_path}/file/run: Not a directory" in line
+    code, line = refused(capsys, monkeypatch, "train", "digits", "--out", tmp_path / "file")
+    assert (code, line) == (2, f"dirprune: {tmp_path}/file exists; give another --out\n")
     code, line = refused(capsys, monkeypatch, "train", "digits", "--out", tmp_path)
     assert code == 2
     assert f"{tmp_path} exists; give another --out, or go on with --resume {tmp_path}" in line
@@ -168,9 +183,17 @@ def test_folders_that_cannot_be_used_are_named(capsys, monkeypatch, tmp_path):
 
 def test_a_sweep_in_place_of_a_run_is_named_with_one_of_its_runs(capsys, monkeypatch, tmp_path):
     (tmp_path / "sweep.json").write_text('{"recipe": "digits", "runs": ["c0.1"]}')
-    code, line = refused(capsys, monkeypatch, "compact", tmp_path)
+    for verb in ("compact", "report"):
+        code, line = refused(capsys, monkeypatch, verb, tmp_path)
+        assert code == 2
+        assert f"{tmp_path} is a sweep of several runs; give one of them: {tmp_path}/c0.1" in line
+
+
+def test_a_second_study_of_the_same_folder_is_refused(capsys, monkeypatch, tmp_path):
+    with locked(tmp_path, STUDY_LOCK):
+        code, line = refused(capsys, monkeypatch, "theory", "--out", tmp_path)
     assert code == 2
-    assert f"{tmp_path} is a sweep of several runs; give one of them: {tmp_path}/c0.1" in line
+    assert f"{tmp_path}: in use by process {os.getpid()} on " in line
 
 
 def test_a_corrupt_run_is_one_line(capsys, monkeypatch, tmp_path):

@@ -373,6 +373,9 @@ def test_bad_arguments_are_named():
     data, model = batches_for("plain"), plain()
     with pytest.raises(ValueError, match=r"invalid epochs: 0 \(must be >= 1\)"):
         fit_curve(model, F.cross_entropy, data, start, end, epochs=0)
+    for lr in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(ValueError, match=rf"invalid lr: {lr} \(must be >= 0 and finite\)"):
+            fit_curve(model, F.cross_entropy, data, start, end, lr=lr)
     with pytest.raises(ValueError, match=r"invalid points: 1 \(must be >= 2\)"):
         evaluate_curve(model, F.cross_entropy, data, straight_line(start, end), points=1)
     with pytest.raises(

@@ -122,6 +122,13 @@ class TestACollapsedRun:
         run_command("train", "--resume", collapsed, "--quiet")
         assert capsys.readouterr() == (f"{collapsed}\n", f"{finding['text']}\n")
 
+    def test_is_repeated_where_its_network_is_handed_on(self, collapsed, run_command, tmp_path, capsys):
+        (finding,) = json.loads((collapsed / "summary.json").read_text())["outcome"]
+        run_command("export", collapsed, "--format", "sparse", "--out", tmp_path / "net")
+        run_command("compact", collapsed, "--out", tmp_path / "net.pt2")
+        run_command("size", collapsed / "model.sparse.safetensors")
+        assert capsys.readouterr().out.count(f"but: {finding['text']}\n") == 3
+
     def test_is_the_headline_of_its_page_and_nothing_praises_it(self, collapsed):
         page = write_report(collapsed).read_text(encoding="utf-8")
         headline = page[page.index("<h1>") : page.index("</h1>")]

@@ -8,6 +8,7 @@ import typer
 
 from .app import RUN, app, stop
 from .progress import Screen
+from .tables import show_problems
 
 __all__ = ["compact", "export", "size"]
 
@@ -30,6 +31,7 @@ def export(
     except (ValueError, RuntimeError) as error:
         stop(str(error), 2)
     print(f"{path}: {path.stat().st_size:,} bytes")
+    show_problems(run)
 
 
 @app.command()
@@ -57,6 +59,7 @@ def compact(
     table.add_row("test accuracy", *(f"{accuracy:.2%}" for accuracy in done.test_accuracy))
     Screen().print(table)
     print(f"{done.path}: {done.path.stat().st_size:,} bytes")
+    show_problems(run)
 
 
 @app.command()
@@ -67,6 +70,7 @@ def size(
     from rich.table import Table
 
     from ..deploy import file_size, read_weights
+    from ..run_folder import CONFIG, SPARSE_WEIGHTS
 
     state = read_weights(file)
     try:
@@ -92,3 +96,5 @@ def size(
     Screen().print(table)
     for message in dict.fromkeys(str(warning.message) for warning in caught):
         print(message)
+    if file.name == SPARSE_WEIGHTS and (file.parent / CONFIG).is_file():
+        show_problems(file.parent)

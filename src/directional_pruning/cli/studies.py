@@ -11,6 +11,7 @@ import typer
 from .app import RUN, app, stop
 from .progress import Screen
 from .signals import exit_code
+from .tables import show_problems
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -107,11 +108,14 @@ def theory(
     """
     import torch
 
+    from ..files import locked
     from ..report import write_theory
+    from ..run_folder import STUDY_LOCK
     from ..studies import run_theory
 
     torch.set_num_threads(1)  # the problems are so small that threads would only wait for each other
-    with _study() as on_progress:
+    out.mkdir(parents=True, exist_ok=True)
+    with _study() as on_progress, locked(out, STUDY_LOCK):
         lines = run_theory(out, seed, on_progress)
     pictures = write_theory(out)
     print(*lines, sep="\n")
@@ -131,17 +135,18 @@ def _examine(
     """Load two networks, study them, print the verdict and write the report."""
     import torch
 
-    from ..report import problems, write_report
-    from ..run_folder import read_run
+    from ..files import locked
+    from ..report import write_report
+    from ..run_folder import STUDY_LOCK
 
     with _study() as on_progress:
         folder, pair = _load(verb, run, between, model, data, loss, out)
         torch.set_num_threads(pair.threads or torch.get_num_threads())
-        verdict = examine(folder, pair, on_progress=on_progress)
+        with locked(folder, STUDY_LOCK):
+            verdict = examine(folder, pair, on_progress=on_progress)
     page = write_report(folder)
     print(verdict)
-    for finding in problems(read_run(folder)):
-        print(f"but: {finding.text}")
+    show_problems(folder)
     print(f"report: {page}")
 
 
@@ -174,16 +179,21 @@ def _study() -> "Iterator[Progress]":
 
     # Denormal numbers, frequent in a decaying network, slow a CPU down several times.
     torch.set_flush_denormal(True)
+    bars = Bars(console=Screen())
+    shown: dict[str, Any] = {}
+
+    def on_progress(task: str, done: int, total: int, record: Mapping[str, Any] | None = None) -> None:
+        bars.start()  # not earlier: bars without a task print an empty line
+        if task not in shown:
+            shown[task] = bars.add_task(task)
+        bars.update(shown[task], completed=done, total=total)
+
     try:
-        with Bars(console=Screen()) as bars:
-            shown: dict[str, Any] = {}
-
-            def on_progress(task: str, done: int, total: int, record: Mapping[str, Any] | None = None) -> None:
-                if task not in shown:
-                    shown[task] = bars.add_task(task)
-                bars.update(shown[task], completed=done, total=total)
-
+        try:
             yield on_progress
+        finally:
+            if shown:
+                bars.stop()
     except (ValueError, RuntimeError) as error:
         stop(str(error), 2)
     except ArithmeticError as error:

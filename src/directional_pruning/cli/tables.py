@@ -5,13 +5,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..files import CorruptFileError
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from ..report import Row
 
-__all__ = ["show_comparison", "show_findings", "train_table"]
+__all__ = ["show_comparison", "show_findings", "show_problems", "train_table"]
 
 
 def train_table(run: Path) -> "Table":
@@ -90,6 +92,19 @@ def show_comparison(screen: "Console", rows: Iterable["Row"]) -> None:
             show_findings(screen, row, "" if len(group) == 1 else f"{row.label}: ")
         for flag in flags:
             screen.print(Text(flag), soft_wrap=True)
+
+
+def show_problems(run: Path) -> None:
+    """Print what went wrong in a run, a line each; also that its files cannot be read."""
+    from ..report import problems
+    from ..run_folder import read_run
+
+    try:
+        texts = [finding.text for finding in problems(read_run(run))]
+    except CorruptFileError as error:
+        texts = [str(error)]
+    for text in texts:
+        print(f"but: {text}")
 
 
 def show_findings(screen: "Console", row: "Row", label: str = "") -> None:

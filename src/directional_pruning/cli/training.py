@@ -1,5 +1,6 @@
 """What ``train`` does: start or resume runs, train them under progress bars, write and print the results."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,13 +39,19 @@ def start_training(
         stop("TensorBoard events need its package: pip install 'directional-pruning[tensorboard]'", 2)
     try:
         if resume:
-            return resume_runs(resume, values, device, jobs=jobs)
-        return start_runs(variants(recipe, values, several, paper_settings=paper_settings), device, jobs=jobs, out=out)
+            start = resume_runs(resume, values, device, jobs=jobs)
+        else:
+            recipes = variants(recipe, values, several, paper_settings=paper_settings)
+            start = start_runs(recipes, device, jobs=jobs, out=out)
     except FileExistsError as error:
-        folder = error.filename
-        stop(f"{folder} exists; give another --out, or go on with --resume {quote(str(folder))}", 2)
+        folder = Path(error.filename)
+        resume_it = f", or go on with --resume {quote(str(folder))}" if folder.is_dir() else ""
+        stop(f"{folder} exists; give another --out{resume_it}", 2)
     except ValueError as error:
         stop(str(error), 2)
+    if not start.processes.first:
+        warnings.simplefilter("ignore")  # the first process trains the same network and warns
+    return start
 
 
 def train_and_report(start: "Start", *, jobs: int, quiet: bool) -> None:

@@ -55,7 +55,8 @@ def fit_curve(
         on_progress: called after each epoch with the task "training the bend" and the record ``{"loss": mean}``.
 
     Raises:
-        ValueError: for state dicts that do not fit the model, epochs below 1, or a checkpoint of another curve.
+        ValueError: for state dicts that do not fit the model, epochs or a rate out of range, or a checkpoint of another
+            curve.
         ArithmeticError: where the loss along the curve is not finite.
         CorruptFileError: for a checkpoint that cannot be read.
 
@@ -68,6 +69,8 @@ def fit_curve(
     """
     if epochs < 1:
         raise ValueError(f"invalid epochs: {epochs} (must be >= 1)")
+    if not 0 <= lr < math.inf:
+        raise ValueError(f"invalid lr: {lr} (must be >= 0 and finite)")
     check_batches(batches, "batches")
     start, end = adapted(model, start, "start"), adapted(model, end, "end")
     middle = dict(straight_line(start, end).bend)

@@ -40,6 +40,8 @@ def examine_curve(
     """
     if not tolerance >= 0:
         raise ValueError(f"invalid tolerance: {tolerance} (must be >= 0)")
+    if points < 2:  # before the curve is trained
+        raise ValueError(f"invalid points: {points} (must be >= 2)")
     (folder / "curve").mkdir(exist_ok=True)
     settings = {"networks": pair.fingerprint, "epochs": epochs, "lr": lr, "bf16": bf16}
     curve = _fit(folder / "curve", pair, settings, on_progress)
