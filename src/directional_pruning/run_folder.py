@@ -34,10 +34,9 @@ _RESULTS += ("bytes", "zipped_bytes", "sparse_bytes", "bits_per_nonzero", "least
 
 @dataclass(frozen=True)
 class Finding:
-    """One plain line about a finished run, an entry of ``outcome`` in its summary."""
+    """One plain line about the network of a finished run, an entry of ``outcome`` in its summary."""
 
     network: str
-    """``"sgd"`` or ``"grda"``, the one it is about."""
     kind: str
     """The finding in a few words."""
     text: str
