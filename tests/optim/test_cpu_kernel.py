@@ -12,7 +12,7 @@ from torch.optim import SGD, AdamW
 from directional_pruning import GRDA, Directional, grda
 from directional_pruning.optim import kernels
 from directional_pruning.optim.kernels import SGDOptions, launch
-from directional_pruning.optim.threshold import raise_threshold, soft_threshold
+from directional_pruning.optim.threshold import cut, raise_threshold, scale_where_zero, soft_threshold
 
 pytestmark = pytest.mark.skipif(not kernels.available(), reason="no compiler at installation, so no kernel to test")
 
@@ -110,6 +110,50 @@ def test_one_call_is_the_formula_in_float64(many_threads, options, gradient, dty
     torch.testing.assert_close(w.double(), expected, rtol=1e-6 if dtype == torch.float32 else 2**-8, atol=1e-6)
     if buffer is not None:
         torch.testing.assert_close(buffer.double(), velocity, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[4]], ids=str)
+@pytest.mark.parametrize("factor", [0.25, 1.0])
+@pytest.mark.parametrize("power", launch.POWERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_under_a_target_one_call_is_the_formula_in_float64(many_threads, options, factor, power, dtype):
+    generator = torch.Generator().manual_seed(0)
+    w, v, d = (torch.randn(1234, generator=generator) for _ in range(3))
+    g, n, sgd = torch.tensor(0.7, dtype=torch.float64), torch.tensor(4.0), SGDOptions(**options)
+    w, d = torch.where(v.abs() <= g, 0.0, w).to(dtype), d.to(dtype)
+    buffer = torch.zeros(1234) if sgd.momentum else None
+    exact = torch.where(v.abs() <= g, factor, 1.0) * d.double() * (-1 if sgd.maximize else 1)
+    exact = (exact + sgd.weight_decay * w.double()) * (1 + (sgd.momentum if sgd.nesterov else 0))
+    dual = v.double() - 0.5 * exact
+    scaled = d.clone()
+    assert kernels.scale_gradients([w], [scaled], [v], [g], [n], factor=factor) == []
+    assert torch.equal(scaled, scale_where_zero(d, v, 0.7, factor))
+    law = {"power": power, "gradient_of_zeros": factor}
+    assert kernels.update([w], [d], [v], [buffer], [g], [n], lr=0.5, c=0.0, mu=0.7, sgd=sgd, **law) == []
+    torch.testing.assert_close(v.double(), dual, rtol=1e-6, atol=1e-6)
+    expected = torch.where(dual.abs() <= 0.7, 0.0, dual * (1 - (0.7 / dual.abs()) ** power))
+    torch.testing.assert_close(w.double(), expected, rtol=1e-6 if dtype == torch.float32 else 2**-8, atol=1e-5)
+    assert torch.equal(w == 0, v.abs() <= 0.7)
+    assert not w[w == 0].signbit().any()
+    # The same bits by every way, or the dual would move where no gradient moves it.
+    made, dual = torch.full_like(w, 7.0), v.clone()
+    assert kernels.make_weights([made], [v], [g], [n], power=power) == []
+    assert torch.equal(made, w)
+    assert kernels.update([w], None, [dual], None, [g], [n], lr=0.5, c=0.0, mu=0.7, power=power) == []
+    assert torch.equal(w, made)
+    assert torch.equal(dual, v)
+
+
+@pytest.mark.parametrize("offset", range(0, 40, 3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_made_at_every_alignment_and_nothing_beside_them(many_threads, offset, dtype):
+    memory = torch.full((600,), 7.0, dtype=dtype)
+    w, v = memory[offset : offset + 500], torch.linspace(-3, 3, 500)
+    g, n, expected = torch.tensor(1.0, dtype=torch.float64), torch.tensor(0.0), torch.empty(500, dtype=dtype)
+    cut(v, 1.0, 8, out=expected)
+    assert kernels.make_weights([w], [v], [g], [n], power=8) == []
+    torch.testing.assert_close(w, expected)
+    assert (memory == 7.0).sum() == 100
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -1,6 +1,7 @@
 """The CUDA kernels without a GPU: Triton's interpreter runs them on the CPU, and its compiler compiles them."""
 
 import importlib.util
+import math
 import re
 from array import array
 from pathlib import Path
@@ -12,7 +13,9 @@ from torch.optim import SGD, AdamW
 
 from directional_pruning import GRDA, Directional, grda
 from directional_pruning.optim import kernels
+from directional_pruning.optim.functional import update_lists
 from directional_pruning.optim.kernels import SGDOptions, cuda, launch
+from directional_pruning.optim.target import Law
 from directional_pruning.optim.threshold import cut, raise_threshold
 
 pytestmark = [
@@ -40,7 +43,7 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(cuda, "_kernels", lambda: module)
 
 
-def update(ws, grads, vs, buffers, gs, ns, *, lr, c, mu, sgd=SGDOptions(), power=1):  # noqa: B008
+def update(ws, grads, vs, buffers, gs, ns, *, lr, c, mu, sgd=SGDOptions(), power=1, of_zeros=1.0):  # noqa: B008
     """As kernels.update, of tensors on the CPU by the kernels of CUDA; float16 too, which the CPU's does not take."""
     tables = {}
     nothing = [None] * len(ws)
@@ -49,7 +52,7 @@ def update(ws, grads, vs, buffers, gs, ns, *, lr, c, mu, sgd=SGDOptions(), power
         addresses = [0 if t is None else t.data_ptr() for t in (w, v, d, b, g, n)]
         tables.setdefault(kind, array("q")).extend([*addresses, w.numel(), 0, 0, 0])
     for kind, table in tables.items():
-        cuda.update(kind, bytearray(table.tobytes()), lr, c, mu, sgd, power)
+        cuda.update(kind, bytearray(table.tobytes()), lr, c, mu, sgd, launch.POWERS[power], of_zeros)
 
 
 def make_state(dtype, momentum, shapes=SHAPES):
@@ -90,7 +93,7 @@ def test_the_kernels_and_torchs_operations_agree(interpreted, name, dtype, tenso
 
 # AdamW's second moment underflows in float16.
 @pytest.mark.parametrize(("make", "dtype"), [(AdamW, torch.float32), (SGD, torch.float16)], ids=["AdamW", "SGD-half"])
-@pytest.mark.parametrize("power", [1, 2, 4])
+@pytest.mark.parametrize("power", [1, 2, 4, 8, 16])
 def test_the_kernels_take_what_another_optimizer_did(interpreted, power, make, dtype):
     torch.manual_seed(0)
     w = nn.Parameter(torch.randn(300).to(dtype))
@@ -112,6 +115,25 @@ def test_the_kernels_take_what_another_optimizer_did(interpreted, power, make, d
     torch.testing.assert_close(w, like, rtol=TOLERANCE[dtype], atol=1e-6)
     assert torch.equal(w == 0, like == 0)
     assert (w == 0).any()
+
+
+@pytest.mark.parametrize("power", [1, 8, math.inf])
+@pytest.mark.parametrize("options", [{}, HYPERPARAMETERS["everything"]], ids=["plain", "everything"])
+def test_under_a_target_the_kernels_and_torchs_operations_agree(interpreted, options, power):
+    ours, expected = (make_state(torch.float32, "momentum" in options, [(5000,), (7,)]) for _ in range(2))
+    sgd = SGDOptions(**options)
+    modes = {"foreach": False, "fused": False, "capturable": False}
+    for threshold in (0.0, 0.8, 0.8):
+        for g in (*ours[3], *expected[3]):
+            g.fill_(threshold)
+        grads = [torch.randn(w.shape) for w in ours[0]]
+        lists = (expected[0], grads, *expected[1:])
+        update_lists(lists, lr=0.25, mu=0.6, law=Law(0.0, power, 0.25), sgd=sgd, **modes)
+        ws, *rest = ours
+        update(ws, grads, *rest, lr=0.25, c=0.0, mu=0.6, sgd=sgd, power=power, of_zeros=0.25)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(w == 0, like == 0) for w, like in zip(ours[0], expected[0], strict=True))
+    assert 0 < int((ours[0][0] == 0).sum()) < 5000
 
 
 def test_more_tensors_than_lanes_and_tensors_of_several_kinds_go_in_one_batch(interpreted):
@@ -245,11 +267,12 @@ def test_the_kernels_compile_for_cuda_with_wide_loads_and_stores(weight, gradien
 
     types = {"float32": tl.float32, "bfloat16": tl.bfloat16, None: None}
     constants = {"WEIGHT": types[weight], "GRADIENT": types[gradient], "LR_ON_DEVICE": everything}
-    constants |= dict.fromkeys(("MOMENTUM", "NESTEROV", "DECAY", "MAXIMIZE"), everything)
-    constants |= {"POWER": 4 if gradient is None else 1, "BLOCK": cuda._ELEMENTS_PER_BLOCK}
+    constants |= dict.fromkeys(("MOMENTUM", "NESTEROV", "DECAY", "MAXIMIZE", "SCALE_ZEROS"), everything)
+    constants |= {"POWER": 8 if everything else 4 if gradient is None else 1, "BLOCK": cuda._ELEMENTS_PER_BLOCK}
     constants |= {"COLUMNS": cuda._COLUMNS, "SIZE": cuda._SIZE}
     signature = {"table": "*i64", "thresholds": "*fp32", "block_row": "*i32", "block_start": "*i64"}
-    signature |= {"rows": "i32", "lr": "*fp32" if everything else "fp32", "momentum": "fp32", "weight_decay": "fp32"}
+    signature |= {"rows": "i32", "lr": "*fp32" if everything else "fp32"}
+    signature |= dict.fromkeys(("momentum", "weight_decay", "of_zeros"), "fp32")
     source = ASTSource(cuda_kernels.update, signature | dict.fromkeys(constants, "constexpr"), constants)
     assembly = triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"]
     # Sixteen bytes at a time where a block is full: the dual read and written, the weight written, and more.

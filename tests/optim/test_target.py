@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 from directional_pruning import GRDA, Directional, Target, prunable_groups
 from directional_pruning.optim import kernels
 from directional_pruning.optim.quantile import BINS, Magnitudes, count, magnitude_at, magnitude_at_on_device
+from directional_pruning.optim.threshold import cut
 
 STEPS = 60
 MAKE = {
@@ -262,6 +263,44 @@ def test_weights_that_begin_at_zero_learn_as_all_until_the_threshold_rises(make)
     assert results[0].all()
 
 
+@every_optimizer
+def test_a_share_that_equal_magnitudes_make_unreachable_is_said_once(make):
+    w = nn.Parameter(torch.cat([torch.full((700,), 0.5), torch.linspace(1, 2, 300)]))
+    optimizer = make([w], target=Target(0.4, 20))
+
+    def steps(count):
+        for _ in range(count):
+            w.grad = torch.zeros_like(w)
+            optimizer.step()
+
+    steps(19)
+    with pytest.warns(UserWarning, match=r"^target not reached: 70.00 % instead of 40.00 % zeros, because") as caught:
+        steps(1)
+    assert caught[0].filename == __file__
+    steps(5)
+
+
+@every_optimizer
+def test_while_the_share_is_held_a_threshold_moves_only_where_it_has_to(make):
+    torch.manual_seed(0)
+    w = nn.Parameter(torch.randn(100_000))
+    optimizer = make([w], target=Target(0.9, 40, start=0.0, end=0.25))
+    thresholds, shares = [], []
+    for step in range(45):
+        generator = torch.Generator().manual_seed(step)
+        w.grad = 1e-3 * torch.randn(100_000, generator=generator)
+        optimizer.step()
+        shares.append(float((w == 0).float().mean()))
+        thresholds.append(float(optimizer.state[w]["threshold"]))
+        expected = torch.empty_like(w)
+        cut(optimizer.state[w]["dual"], thresholds[-1], 8, out=expected)
+        torch.testing.assert_close(w.detach(), expected)
+    held = shares[9:]
+    assert max(abs(share - 0.9) for share in held) <= 1e-4
+    assert abs(shares[39] - 0.9) <= 1e-5
+    assert 1 < len(set(thresholds[9:])) < len(held)
+
+
 def test_only_sparsity_and_steps_are_given_by_place():
     with pytest.raises(TypeError):
         Target(0.9, 10, 0.1)  # pyrefly: ignore
@@ -297,7 +336,7 @@ def test_the_magnitude_at_a_share_is_that_of_a_sort(specs, share, near):
     magnitudes = torch.cat(vs).abs().sort().values
     if not len(magnitudes):
         return
-    g = magnitude_at(share, [Magnitudes(vs)], near=near)
+    g = magnitude_at(share, [Magnitudes(vs)], near=near).g
     assert abs(int((magnitudes <= g).sum()) - share * len(magnitudes)) <= 1
     on_device = magnitude_at_on_device(torch.tensor(share, dtype=torch.float64), [Magnitudes(vs)])
     assert abs(int((magnitudes <= on_device).sum()) - share * len(magnitudes)) <= 1
@@ -305,13 +344,13 @@ def test_the_magnitude_at_a_share_is_that_of_a_sort(specs, share, near):
 
 def test_a_cost_weighs_the_elements():
     cheap, dear = torch.arange(1.0, 101.0), torch.arange(101.0, 201.0)
-    g = magnitude_at(0.5, [Magnitudes([cheap], 1.0), Magnitudes([dear], 3.0)])
+    g = magnitude_at(0.5, [Magnitudes([cheap], 1.0), Magnitudes([dear], 3.0)]).g
     assert 133.0 <= g < 134.0  # 100 * 1 + 33 * 3 = 199, the nearest to a half of 400
 
 
 def test_not_a_number_is_larger_than_everything():
     v = torch.tensor([1.0, math.nan, 2.0, math.inf])
-    assert magnitude_at(0.5, [Magnitudes([v])]) == 2.0
+    assert magnitude_at(0.5, [Magnitudes([v])]) == (2.0, 0.5)
 
 
 @pytest.mark.skipif(not kernels.available(), reason="needs the compiled kernel")

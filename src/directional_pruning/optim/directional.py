@@ -185,7 +185,7 @@ class Directional(Optimizer):
         def prepare() -> None:
             if closure is not None:
                 check_groups()  # the closure may set values too
-            scale_gradients_of_zeros(self.param_groups, self.state)
+            scale_gradients_of_zeros(self.param_groups, self.state, counter="updates")
 
         loss = self._base_steps.step(self.base, closure, prepare)
         unmoved = unmoved_duals(self, "updates")

@@ -20,8 +20,10 @@ __all__ = ["Magnitudes", "magnitude_at"]
 BINS = 2048
 # The first bin and the logarithm of the bins' width: over all magnitudes, and then twice inside of one bin.
 _PASSES = (20, 9, 0)
-_WINDOW = 8  # the same of bins around the previous threshold, 3 % to each side
+# The same of bins around the previous threshold: 0.1 % and 3 % to each side.
+_NARROW, _WIDE = 3, 8
 _PRECISION = 1e-5  # of all elements: a bin that has no more is not divided further
+_LARGEST = 3e38  # nearly that of float32
 _CHUNK = 2**22  # elements that torch's operations count at a time, with 8 bytes for each
 
 
@@ -35,7 +37,15 @@ class Magnitudes(NamedTuple):
     """Adds up counts over the processes that hold shards of these tensors, in place; None where this one holds all."""
 
 
-def magnitude_at(share: float, parts: Sequence[Magnitudes], *, near: float = 0.0) -> float:
+class Found(NamedTuple):
+    """A magnitude, and what lies up to it."""
+
+    g: float
+    share: float
+    """The share of the cost of the elements with ``|v| <= g``."""
+
+
+def magnitude_at(share: float, parts: Sequence[Magnitudes], *, near: float = 0.0, tolerance: float = 0.0) -> Found:
     """The smallest g for which the elements with ``|v| <= g`` have this share of the cost of all.
 
     It is exact to one element, or to 1e-5 of the cost. Not-a-number counts as larger than everything.
@@ -44,26 +54,35 @@ def magnitude_at(share: float, parts: Sequence[Magnitudes], *, near: float = 0.0
         share: from 0 to below 1.
         parts: all elements; those on a device are counted there, and the host waits for the counts.
         near: where g is expected, such as at the last threshold; then one pass over memory is enough.
+        tolerance: ``near`` is the answer where its own share differs by no more.
 
     >>> v = torch.tensor([3.0, -1.0, 2.0, -4.0])
-    >>> magnitude_at(0.5, [Magnitudes([v])]), magnitude_at(0.75, [Magnitudes([v])], near=2.9)
-    (2.0, 3.0)
+    >>> magnitude_at(0.5, [Magnitudes([v])]).g, magnitude_at(0.75, [Magnitudes([v])], near=2.9)
+    (2.0, Found(g=3.0, share=0.75))
     """
-    low, shift = (max(_bits(near) - (BINS << _WINDOW - 1), 0), _WINDOW) if near > 0 else (0, _PASSES[0])
+    low, shift = 0, _PASSES[0]
+    if near > 0:
+        shift = _NARROW if tolerance else _WIDE
+        low = _around(near, shift)
     while True:
         counts = count_all(parts, low, shift)
         below, wanted = counts.cumsum(0).tolist(), share * float(counts.sum())
         if wanted <= 0:
-            return 0.0
+            return Found(0.0, 0.0)
+        if tolerance and 0 < low == _around(near, shift) and near < _LARGEST:
+            middle = below[BINS // 2]  # up to and with near
+            if abs(middle - wanted) <= tolerance * below[-1]:
+                return Found(near, middle / below[-1])
         bin_ = next(i for i, sum_ in enumerate(below) if sum_ >= wanted or i > BINS)
         if not 0 < bin_ <= BINS:  # outside of the window
-            low, shift = 0, _PASSES[0]
+            low, shift = (_around(near, _WIDE), _WIDE) if shift == _NARROW else (0, _PASSES[0])
             continue
         low += (bin_ - 1) << shift
         if shift == 0 or below[bin_] - below[bin_ - 1] <= _PRECISION * below[-1]:
             # All of this bin, or none where that is nearer.
             none = below[bin_ - 1] > 0 and wanted - below[bin_ - 1] < below[bin_] - wanted
-            return _float(low - 1 if none else low + (1 << shift) - 1)
+            g = _float(low - 1 if none else low + (1 << shift) - 1)
+            return Found(g, below[bin_ - 1 if none else bin_] / below[-1])
         shift = max(shift - 11, 0)
 
 
@@ -102,8 +121,13 @@ def count(tensors: Sequence[Tensor], low: int | Tensor, shift: int) -> Tensor:
     return counts
 
 
+def _around(near: float, shift: int) -> int:
+    """Where bins begin, so that a half of them ends with this magnitude, if it is not tiny."""
+    return max(_bits(near) + 1 - (BINS // 2 << shift), 0)
+
+
 def _bits(x: float) -> int:
-    return struct.unpack("<i", struct.pack("<f", min(x, 3e38)))[0]
+    return struct.unpack("<i", struct.pack("<f", min(x, _LARGEST)))[0]
 
 
 def _float(bits: int) -> float:

@@ -18,8 +18,9 @@ class Target:
     .. math:: S(t) = S \left(1 - \left(1 - \frac{t - t_0}{t_1 - t_0}\right)^3\right) \text{ from } t_0
         \text{ to } t_1, \qquad \#\{|v_i| \le g(t)\} = S(t) \cdot \#v
 
-    t counts updates; ``t0 = start * steps`` and ``t1 = end * steps``. Before t0 the threshold g is 0. From t1 on it is
-    set after every update, so the share is S whenever the training stops.
+    t counts updates; ``t0 = start * steps`` and ``t1 = end * steps``. Before t0 the threshold g is 0. From t1 on the
+    zeros are counted after every update, and g is set where the share has left S by 0.005 points; at the last step it
+    is exact. So the share is S whenever the training stops.
 
     A target describes the whole step, so it also says how the dual variables v become weights, and what the weights
     that are zero learn:
@@ -87,6 +88,10 @@ class Target:
         """:meth:`share`, without the host reading t."""
         left = 1 - (t.to(torch.float64) / self.steps - self.start) / (self.end - self.start)
         return self.sparsity * (1 - left.clamp(0.0, 1.0) ** 3)
+
+    def tolerance(self, t: int) -> float:
+        """How far the share of zeros may be from S(t): once it is held, a threshold moves only where it has to."""
+        return 5e-5 if t >= self.end * self.steps and t != self.steps else 0.0
 
     def is_due(self, t: int) -> bool:
         """Whether the threshold is set after update t."""

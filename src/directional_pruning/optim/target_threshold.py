@@ -4,20 +4,26 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from ..caller import warn_caller
 from ..tensors import local_tensor
+from . import kernels
 from .quantile import Magnitudes, magnitude_at, magnitude_at_on_device
 from .target import Target, target_of
 from .threshold import cut
 
 __all__ = ["cut_at_targets"]
 
+_MISS = 1e-4  # of all weights
+
 
 class _Row(NamedTuple):
-    p: Tensor
+    w: Tensor
     v: Tensor
     g: Tensor
+    n: Tensor
 
 
 def cut_at_targets(groups: Iterable[dict[str, Any]], states: Any, *, counter: str) -> None:
@@ -45,18 +51,38 @@ def cut_at_targets(groups: Iterable[dict[str, Any]], states: Any, *, counter: st
             place = {"global": (), "group": (i,), "layer": (i, j)}[target.scope]
             time = state[counter] if group.get("capturable") else t
             _, _, rows = sets.setdefault((target, *place), (target, time, []))
-            rows.append(_Row(p, state["dual"], state["threshold"]))
+            rows.append(_Row(p, state["dual"], state["threshold"], state[counter]))
     for target, t, rows in sets.values():
         if isinstance(t, Tensor):
             share = target.share_on_device(t)
             g: Any = magnitude_at_on_device(share, list(_parts(rows)))
         elif target.is_due(t) and (share := target.share(t)) > 0:
-            g = magnitude_at(share, list(_parts(rows)), near=float(rows[0].g))
+            parts = list(_parts(rows))
+            before = torch.stack([row.g.to(rows[0].g.device) for row in rows]).tolist()
+            g, reached = magnitude_at(share, parts, near=before[0], tolerance=target.tolerance(t))
+            if t == target.steps:
+                _warn_of_miss(target, reached, parts)
+            if set(before) == {g}:
+                continue
         else:
             continue
         for row in rows:
             row.g.copy_(g) if isinstance(g, Tensor) else row.g.fill_(g)
-            cut(local_tensor(row.v), g, target.power, out=local_tensor(row.p))
+        local = [(local_tensor(row.w), local_tensor(row.v), row.g, row.n) for row in rows]
+        for i in kernels.make_weights(*zip(*local, strict=True), power=target.power):
+            w, v, _, _ = local[i]
+            cut(v, g, target.power, out=w)
+
+
+def _warn_of_miss(target: Target, reached: float, parts: list[Magnitudes]) -> None:
+    """Say at the end what was reached, where no threshold gives the wanted share."""
+    total = sum(cost * sum(v.numel() for v in tensors) for tensors, cost, _ in parts)
+    one = max(cost for _, cost, _ in parts) / total if total else 1.0
+    if abs(reached - target.sparsity) > _MISS + one:
+        warn_caller(
+            f"target not reached: {100 * reached:.2f} % instead of {100 * target.sparsity:.2f} % zeros, because many "
+            "weights have one |v|, such as weights that began at one value (leave them in a group with c=0)"
+        )
 
 
 def _parts(rows: list[_Row]) -> Iterable[Magnitudes]:

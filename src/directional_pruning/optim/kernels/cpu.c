@@ -26,9 +26,12 @@
 
 #define AT(type, address, i) ((type *)(intptr_t)(address) + (i))
 
+/* Move the dual variables and make the weights; only make the weights; only scale the gradients of zeros. */
+enum { UPDATE_ALL, CUT_ALL, SCALE_ALL };
+
 typedef struct {
-    float lr, momentum, decay, sign;
-    int nesterov, power;
+    float lr, momentum, decay, sign, of_zeros;
+    int nesterov, power, task;
 } Rates;
 
 typedef uint16_t bfloat16;
@@ -63,10 +66,14 @@ INLINE float shrink(float x, float g) {
     return x - (g < above ? g : above);
 }
 
-/* 0 up to g; beyond it x (1 - (g / |x|)^power) for a power of 1, 2 or 4. */
+/* 0 up to g; beyond it x (1 - (g / |x|)^power) for a power of 1, 2, 4, 8 or 16, or x itself. */
+enum { HARD = 0, LATER = -1 };
 INLINE float cut(float x, float g, int power) {
-    float ratio = g / x, square = ratio * ratio;
-    float beyond = power == 1 ? shrink(x, g) : x * (1.0f - (power == 2 ? square : square * square));
+    float ratio = g / x, loss = ratio * ratio;
+    if (power >= 4) loss *= loss;
+    if (power >= 8) loss *= loss;
+    if (power >= 16) loss *= loss;
+    float beyond = power == HARD ? x : power == 1 ? shrink(x, g) : x * (1.0f - loss);
     return fabsf(x) <= g ? 0.0f : beyond;
 }
 
@@ -80,7 +87,36 @@ INLINE float element(const void *block, Py_ssize_t i, int bytes) {
 #define BLOCK 64
 #define AHEAD 512
 
-/* What differs between loops. Each is compiled with constants for them, so that none is tested for each element. */
+/* Make the weights of n elements, at most BLOCK, from their dual: with constants for bytes and power. */
+INLINE void cut_as(const float *v, float g, Py_ssize_t n, void *made, int bytes, int power) {
+    uint32_t bits[BLOCK];
+    INDEPENDENT for (Py_ssize_t i = 0; i < n; i++) {
+        if (bytes == 2) bits[i] = as_bfloat16(cut(v[i], g, power));
+        else ((float *)made)[i] = cut(v[i], g, power);
+    }
+    if (bytes == 2)
+        for (Py_ssize_t i = 0; i < n; i++) ((bfloat16 *)made)[i] = (bfloat16)bits[i];
+}
+
+#define CUT(bytes)                                                                                                    \
+    do {                                                                                                              \
+        if (power == 1) cut_as(v, g, n, made, bytes, 1);                                                              \
+        else if (power == 2) cut_as(v, g, n, made, bytes, 2);                                                         \
+        else if (power == 4) cut_as(v, g, n, made, bytes, 4);                                                         \
+        else if (power == 8) cut_as(v, g, n, made, bytes, 8);                                                         \
+        else if (power == 16) cut_as(v, g, n, made, bytes, 16);                                                       \
+        else cut_as(v, g, n, made, bytes, HARD);                                                                      \
+    } while (0)
+
+/* Called for each block, and not compiled into each of the loops that move v. */
+WIDEST static void cut_block(const float *v, float g, Py_ssize_t n, void *made, int w_bytes, int power) {
+    if (w_bytes == 4) CUT(4);
+    else CUT(2);
+}
+
+/* What differs between loops. Each is compiled with constants for them, so that none is tested for each element. With
+   the power LATER the gradients of zeros are scaled, and cut_block makes the weights, with the power of the rates; then
+   without a gradient nothing is moved. */
 typedef struct {
     int w_bytes, d_bytes, decay, momentum, power;
 } Kind;
@@ -92,11 +128,14 @@ INLINE void update_block(const Row *row, Py_ssize_t from, Py_ssize_t n, void *ma
     const void *w = AT(char, row->w, from * kind.w_bytes), *d = AT(char, row->d, from * kind.d_bytes);
     float *v = AT(float, row->v, from), *b = AT(float, row->b, from);
     float before = (float)row->before, g = (float)*AT(const double, row->g, 0);
+    float of_zeros = before > 0 ? rates.of_zeros : 1.0f;
     union { float wide[BLOCK]; uint32_t bits[BLOCK]; } new;
-    INDEPENDENT for (Py_ssize_t i = 0; i < n; i++) {
+    Py_ssize_t moved = kind.d_bytes || kind.power != LATER ? n : 0;
+    INDEPENDENT for (Py_ssize_t i = 0; i < moved; i++) {
         float x = v[i];
         if (kind.d_bytes) {
             float step = rates.sign * element(d, i, kind.d_bytes);
+            if (kind.power == LATER) step *= fabsf(x) <= before ? of_zeros : 1.0f;
             if (kind.decay) step += rates.decay * element(w, i, kind.w_bytes);
             if (kind.momentum) {
                 float velocity = rates.momentum * b[i] + step;
@@ -105,15 +144,20 @@ INLINE void update_block(const Row *row, Py_ssize_t from, Py_ssize_t n, void *ma
             }
             x -= rates.lr * step;
         } else {
-            float old = cut(x, before, kind.power), moved;
-            if (kind.w_bytes == 2) moved = round_bfloat16(element(w, i, 2) - (round_bfloat16(old) + 0.0f));
-            else moved = element(w, i, 4) - (old + 0.0f);
-            x += moved;
+            float old = cut(x, before, kind.power), change;
+            if (kind.w_bytes == 2) change = round_bfloat16(element(w, i, 2) - (round_bfloat16(old) + 0.0f));
+            else change = element(w, i, 4) - (old + 0.0f);
+            x += change;
         }
         v[i] = x;
+        if (kind.power == LATER) continue;
         x = kind.d_bytes ? shrink(x, g) : cut(x, g, kind.power);
         if (kind.w_bytes == 2) new.bits[i] = as_bfloat16(x);
         else ((float *)made)[i] = x;
+    }
+    if (kind.power == LATER) {
+        cut_block(v, g, n, made, kind.w_bytes, rates.power);
+        return;
     }
     /* In a loop of its own, or GCC makes every comparison above one of 16 bits too. */
     if (kind.w_bytes == 2)
@@ -128,7 +172,7 @@ INLINE void prefetch(int64_t address, int64_t from, int64_t bytes) {
    are only written are made in a block, and that is streamed, from an address that is a multiple of 64. */
 INLINE void update_blocks(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates rates, int streaming, Kind kind) {
     _Alignas(64) char block[BLOCK * sizeof(float)];
-    streaming = HAS_STREAM && streaming && kind.d_bytes && !kind.decay;
+    streaming = HAS_STREAM && streaming && (kind.d_bytes || kind.power == LATER) && !kind.decay;
     for (; n >= BLOCK; from += BLOCK, n -= BLOCK) {
         char *w = AT(char, row->w, from * kind.w_bytes);
         prefetch(row->v, from + AHEAD, sizeof(float));
@@ -148,23 +192,48 @@ INLINE void update_blocks(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates r
 }
 
 #define UPDATE_AS(...) update_blocks(row, from, n, rates, streaming, (Kind){__VA_ARGS__})
+#define UPDATE_TO(w_bytes, d_bytes, power)                                                                            \
+    do {                                                                                                              \
+        if (rates.decay != 0 && row->b) UPDATE_AS(w_bytes, d_bytes, 1, 1, power);                                     \
+        else if (rates.decay != 0) UPDATE_AS(w_bytes, d_bytes, 1, 0, power);                                          \
+        else if (row->b) UPDATE_AS(w_bytes, d_bytes, 0, 1, power);                                                    \
+        else UPDATE_AS(w_bytes, d_bytes, 0, 0, power);                                                                \
+    } while (0)
 #define UPDATE(w_bytes, d_bytes)                                                                                      \
     do {                                                                                                              \
-        if (rates.decay != 0 && row->b) UPDATE_AS(w_bytes, d_bytes, 1, 1, 1);                                         \
-        else if (rates.decay != 0) UPDATE_AS(w_bytes, d_bytes, 1, 0, 1);                                              \
-        else if (row->b) UPDATE_AS(w_bytes, d_bytes, 0, 1, 1);                                                        \
-        else UPDATE_AS(w_bytes, d_bytes, 0, 0, 1);                                                                    \
+        if (rates.power == 1 && rates.of_zeros == 1) UPDATE_TO(w_bytes, d_bytes, 1);                                  \
+        else UPDATE_TO(w_bytes, d_bytes, LATER);                                                                      \
     } while (0)
 #define FOLLOW(w_bytes)                                                                                               \
     do {                                                                                                              \
         if (rates.power == 1) UPDATE_AS(w_bytes, 0, 0, 0, 1);                                                         \
         else if (rates.power == 2) UPDATE_AS(w_bytes, 0, 0, 0, 2);                                                    \
-        else UPDATE_AS(w_bytes, 0, 0, 0, 4);                                                                          \
+        else if (rates.power == 4) UPDATE_AS(w_bytes, 0, 0, 0, 4);                                                    \
+        else if (rates.power == 8) UPDATE_AS(w_bytes, 0, 0, 0, 8);                                                    \
+        else if (rates.power == 16) UPDATE_AS(w_bytes, 0, 0, 0, 16);                                                  \
+        else UPDATE_AS(w_bytes, 0, 0, 0, HARD);                                                                       \
     } while (0)
 
-/* Update n elements of a tensor, from the given one on, with the loop compiled for it. */
+/* Multiply the gradients of n elements where the weight is zero. */
+INLINE void scale(const Row *row, Py_ssize_t from, Py_ssize_t n, float of_zeros, int d_bytes) {
+    const float *v = AT(const float, row->v, from);
+    void *d = AT(char, row->d, from * d_bytes);
+    float g = (float)*AT(const double, row->g, 0);
+    INDEPENDENT for (Py_ssize_t i = 0; g > 0 && i < n; i++) {
+        float x = element(d, i, d_bytes) * (fabsf(v[i]) <= g ? of_zeros : 1.0f);
+        uint32_t bits;
+        if (d_bytes == 4) ((float *)d)[i] = x;
+        else x = round_bfloat16(x), memcpy(&bits, &x, sizeof bits), ((bfloat16 *)d)[i] = (bfloat16)(bits >> 16);
+    }
+}
+
+/* Do the task for n elements of a tensor, from the given one on, with the loop compiled for it. */
 WIDEST static void update_part(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates rates, int streaming) {
-    if (!row->d && row->w_bytes == 4) FOLLOW(4);
+    if (rates.task == SCALE_ALL && row->d_bytes == 4) scale(row, from, n, rates.of_zeros, 4);
+    else if (rates.task == SCALE_ALL) scale(row, from, n, rates.of_zeros, 2);
+    else if (rates.task == CUT_ALL && row->w_bytes == 4) UPDATE_AS(4, 0, 0, 0, LATER);
+    else if (rates.task == CUT_ALL) UPDATE_AS(2, 0, 0, 0, LATER);
+    else if (!row->d && row->w_bytes == 4) FOLLOW(4);
     else if (!row->d) FOLLOW(2);
     else if (row->w_bytes == 4) UPDATE(4, 4);
     else if (row->d_bytes == 2) UPDATE(2, 2);
@@ -199,34 +268,69 @@ static void raise_thresholds(Row *row, const Row *last, double scale, double mu)
     }
 }
 
-/* update(table, scale, mu, lr, momentum, decay, nesterov, maximize, power, threads, least, streaming)
-
-   Raise the thresholds of all tensors and update them, on so many threads, each of which gets the least number of
-   elements, and with streaming stores from so many elements on. torch's OpenMP is in the process already, so these are
-   torch's threads: others would wait for the ones that spin there. */
-PyObject *native_update(PyObject *Py_UNUSED(module), PyObject *args) {
-    Py_buffer table;
-    Rates rates;
-    double scale, mu;
-    int maximize;
-    Py_ssize_t threads, least, streaming;
-    if (!PyArg_ParseTuple(args, "w*ddfffppinnn", &table, &scale, &mu, &rates.lr, &rates.momentum, &rates.decay,
-                          &rates.nesterov, &maximize, &rates.power, &threads, &least, &streaming))
-        return NULL;
-    rates.sign = maximize ? -1.0f : 1.0f;
-    Py_BEGIN_ALLOW_THREADS
-    Row *rows = table.buf, *last = rows + table.len / (Py_ssize_t)sizeof(Row);
+/* Do the task for all tensors, on so many threads, each of which gets the least number of elements, and with streaming
+   stores from so many elements on. torch's OpenMP is in the process already, so these are torch's threads: others would
+   wait for the ones that spin there. */
+static void run(const Row *rows, const Row *last, Rates rates, Py_ssize_t threads, Py_ssize_t least,
+                Py_ssize_t streaming) {
     Py_ssize_t elements = 0;
-    for (Row *row = rows; row < last; row++) elements += (Py_ssize_t)row->elements;
+    for (const Row *row = rows; row < last; row++) elements += (Py_ssize_t)row->elements;
     if (threads > elements / least) threads = elements / least;
     if (threads < 1) threads = 1;
-    raise_thresholds(rows, last, scale, mu);
 #pragma omp parallel for num_threads((int)threads) schedule(static, 1) if (threads > 1)
     for (Py_ssize_t part = 0; part < threads; part++) {
         Py_ssize_t begin = elements / threads * part;
         Py_ssize_t end = part + 1 < threads ? elements / threads * (part + 1) : elements;
         update_range(rows, last, begin, end, rates, elements >= streaming);
     }
+}
+
+/* update(table, scale, mu, lr, momentum, decay, nesterov, maximize, power, of_zeros, threads, least, streaming)
+
+   Raise the thresholds of all tensors and update them. */
+PyObject *native_update(PyObject *Py_UNUSED(module), PyObject *args) {
+    Py_buffer table;
+    Rates rates = {.task = UPDATE_ALL};
+    double scale, mu;
+    int maximize;
+    Py_ssize_t threads, least, streaming;
+    if (!PyArg_ParseTuple(args, "w*ddfffppifnnn", &table, &scale, &mu, &rates.lr, &rates.momentum, &rates.decay,
+                          &rates.nesterov, &maximize, &rates.power, &rates.of_zeros, &threads, &least, &streaming))
+        return NULL;
+    rates.sign = maximize ? -1.0f : 1.0f;
+    Py_BEGIN_ALLOW_THREADS
+    Row *rows = table.buf, *last = rows + table.len / (Py_ssize_t)sizeof(Row);
+    raise_thresholds(rows, last, scale, mu);
+    run(rows, last, rates, threads, least, streaming);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&table);
+    Py_RETURN_NONE;
+}
+
+/* cut(table, power, threads, least, streaming): make the weights from the dual variables, under the present thresholds.
+   With a power of 0 survivors are their dual. */
+PyObject *native_cut(PyObject *Py_UNUSED(module), PyObject *args) {
+    Py_buffer table;
+    Rates rates = {.task = CUT_ALL};
+    Py_ssize_t threads, least, streaming;
+    if (!PyArg_ParseTuple(args, "y*innn", &table, &rates.power, &threads, &least, &streaming)) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    const Row *rows = table.buf;
+    run(rows, rows + table.len / (Py_ssize_t)sizeof(Row), rates, threads, least, streaming);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&table);
+    Py_RETURN_NONE;
+}
+
+/* scale(table, factor, threads, least): multiply the gradients of the weights that are zero. */
+PyObject *native_scale(PyObject *Py_UNUSED(module), PyObject *args) {
+    Py_buffer table;
+    Rates rates = {.task = SCALE_ALL};
+    Py_ssize_t threads, least;
+    if (!PyArg_ParseTuple(args, "y*fnn", &table, &rates.of_zeros, &threads, &least)) return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    const Row *rows = table.buf;
+    run(rows, rows + table.len / (Py_ssize_t)sizeof(Row), rates, threads, least, PY_SSIZE_T_MAX);
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&table);
     Py_RETURN_NONE;

@@ -50,6 +50,7 @@ def update(
     mu: float,
     sgd: tuple[float, float, bool, bool],
     power: int,
+    of_zeros: float = 1.0,
 ) -> None:
     """Update the rows of a table; see :func:`~directional_pruning.optim.kernels.update`.
 
@@ -59,7 +60,7 @@ def update(
         table: rows as in ``table.h``.
         lr: a number, or a tensor on any device.
         sgd: momentum, weight decay, Nesterov, maximize.
-        power: of the shrinking; 1, 2 or 4.
+        power: of the cut, 0 for the hard cut; of_zeros: factor on the gradients of zeros.
     """
     momentum, weight_decay, nesterov, maximize = sgd
     index, weight, gradient = kind >> 8, _TYPES[kind >> 4 & 15], _TYPES[kind & 15]
@@ -93,6 +94,7 @@ def update(
             rate,
             float(momentum),
             float(weight_decay),
+            float(of_zeros),
             kernels.TYPES[weight],
             kernels.TYPES[gradient],
             isinstance(lr, Tensor),
@@ -100,6 +102,7 @@ def update(
             bool(nesterov),
             weight_decay != 0,
             bool(maximize),
+            of_zeros != 1,
             power,
             _COLUMNS,
             _SIZE,

@@ -51,21 +51,29 @@ def raise_thresholds(
 
 @triton.jit
 def _cut(v, g, POWER: tl.constexpr):
-    """0.0 up to g, beyond it v (1 - (g / |v|)^POWER), a power of 1, 2 or 4. No comparison holds for NaN: it stays."""
-    if POWER == 1:
+    """0.0 up to g, beyond it v (1 - (g / |v|)^POWER), or v where POWER is 0. No comparison holds for NaN: it stays."""
+    if POWER == 0:
+        beyond = v
+    elif POWER == 1:
         beyond = v - tl.where(v < -g, -g, tl.where(v > g, g, v))
     else:
         ratio = g / v
-        square = ratio * ratio
-        beyond = v * (1.0 - (square if POWER == 2 else square * square))
+        loss = ratio * ratio
+        if POWER >= 4:
+            loss = loss * loss
+        if POWER >= 8:
+            loss = loss * loss
+        if POWER >= 16:
+            loss = loss * loss
+        beyond = v * (1.0 - loss)
     return tl.where(tl.abs(v) <= g, 0.0, beyond)
 
 
 @triton.jit
 def _update_block(
-    w_at, v_at, d_at, b_at, i, mask, old, new, lr, momentum, weight_decay,
+    w_at, v_at, d_at, b_at, i, mask, old, new, lr, momentum, weight_decay, of_zeros,
     GRADIENT: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, DECAY: tl.constexpr, MAXIMIZE: tl.constexpr,
-    POWER: tl.constexpr,
+    SCALE_ZEROS: tl.constexpr, POWER: tl.constexpr,
 ):  # fmt: skip
     v = tl.load(v_at + i, mask=mask)
     if GRADIENT is None:
@@ -76,6 +84,8 @@ def _update_block(
         d = tl.load(d_at + i, mask=mask).to(tl.float32)
         if MAXIMIZE:
             d = -d
+        if SCALE_ZEROS:
+            d = tl.where(tl.abs(v) <= tl.where(old > 0.0, old, -1.0), d * of_zeros, d)
         if DECAY:
             d += weight_decay * tl.load(w_at + i, mask=mask).to(tl.float32)
         if MOMENTUM:
@@ -90,9 +100,9 @@ def _update_block(
 
 @triton.jit(do_not_specialize=["rows"])
 def update(
-    table, thresholds, block_row, block_start, rows, lr, momentum, weight_decay,
+    table, thresholds, block_row, block_start, rows, lr, momentum, weight_decay, of_zeros,
     WEIGHT: tl.constexpr, GRADIENT: tl.constexpr, LR_ON_DEVICE: tl.constexpr, MOMENTUM: tl.constexpr,
-    NESTEROV: tl.constexpr, DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, POWER: tl.constexpr,
+    NESTEROV: tl.constexpr, DECAY: tl.constexpr, MAXIMIZE: tl.constexpr, SCALE_ZEROS: tl.constexpr, POWER: tl.constexpr,
     COLUMNS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """v -= lr d, w = S_g(v) for BLOCK elements of one row, with what SGD adds to the gradient."""
@@ -114,8 +124,8 @@ def update(
     i = start + tl.arange(0, BLOCK)
     if start + BLOCK <= size:
         # All lanes are there: no mask, which would break the wide loads up.
-        _update_block(w_at, v_at, d_at, b_at, i, None, old, new, lr, momentum, weight_decay,
-                      GRADIENT, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, POWER)  # fmt: skip
+        _update_block(w_at, v_at, d_at, b_at, i, None, old, new, lr, momentum, weight_decay, of_zeros,
+                      GRADIENT, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, SCALE_ZEROS, POWER)  # fmt: skip
     else:
-        _update_block(w_at, v_at, d_at, b_at, i, i < size, old, new, lr, momentum, weight_decay,
-                      GRADIENT, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, POWER)  # fmt: skip
+        _update_block(w_at, v_at, d_at, b_at, i, i < size, old, new, lr, momentum, weight_decay, of_zeros,
+                      GRADIENT, MOMENTUM, NESTEROV, DECAY, MAXIMIZE, SCALE_ZEROS, POWER)  # fmt: skip

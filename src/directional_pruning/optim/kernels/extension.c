@@ -4,11 +4,13 @@
 
 static PyMethodDef methods[] = {
     {"connect", native_connect, METH_VARARGS, "connect(capsule, Tensor, Parameter)"},
+    {"cut", native_cut, METH_VARARGS, "cut(rows, power, threads, least, streaming)"},
     {"histogram", native_histogram, METH_VARARGS, "histogram(tensors, counts, low, shift, threads, least)"},
+    {"scale", native_scale, METH_VARARGS, "scale(rows, factor, threads, least)"},
     {"table", native_table, METH_VARARGS,
      "table(devices, params, grads, duals, buffers, thresholds, steps) -> ({kind: rows}, rest)"},
     {"update", native_update, METH_VARARGS,
-     "update(rows, scale, mu, lr, momentum, decay, nesterov, maximize, power, threads, least, streaming)"},
+     "update(rows, scale, mu, lr, momentum, decay, nesterov, maximize, power, of_zeros, threads, least, streaming)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -4,6 +4,7 @@ torch needs three operations for an update, each of which reads and writes memor
 float32 parameter, 12 a bfloat16 one: it reads d and v, and writes v and w. Momentum adds 8, weight decay a read of w.
 """
 
+import math
 import os
 from array import array
 from collections.abc import Sequence
@@ -15,7 +16,16 @@ from torch import Tensor, nn
 
 from . import cuda
 
-__all__ = ["SGDOptions", "are_wanted", "available", "can_update", "histogram", "update", "update_on_cpu"]
+__all__ = [
+    "SGDOptions",
+    "are_wanted",
+    "available",
+    "can_update",
+    "histogram",
+    "make_weights",
+    "scale_gradients",
+    "update",
+]
 
 
 class SGDOptions(NamedTuple):
@@ -31,7 +41,7 @@ def _load() -> Any:
     try:
         extension = import_module("._native", __package__)
         extension.connect(torch.Tensor.__dlpack_c_exchange_api__, Tensor, nn.Parameter)  # pyrefly: ignore
-        _ = extension.table
+        _ = extension.scale
     # Not compiled at installation, compiled from older sources, or a torch without DLPack 1.x.
     except (ImportError, AttributeError, ValueError):
         return None
@@ -40,6 +50,9 @@ def _load() -> Any:
 
 _native = _load()
 
+# The powers of the cut that the kernels know, as they number them; 0 is the hard cut.
+POWERS = {1: 1, 2: 2, 4: 4, 8: 8, 16: 16, math.inf: 0}
+_CPU = 1  # a bit of _devices
 # With fewer elements than this a second thread costs more than it saves; with more the caches do not hold them anyway.
 _ELEMENTS_PER_THREAD = 2**17
 _STREAMING_ELEMENTS = 2**21
@@ -93,38 +106,87 @@ def update(
             :func:`~directional_pruning.grda`.
         grads: d, or None where another optimizer has moved the weights already: then v += w - w_before.
         lr: a number, or a tensor for CUDA alone.
-        power: of the cut; 1, 2 or 4, or no tensor is updated.
-        gradient_of_zeros: factor on the gradient of the weights that are zero.
+        power: of the cut; with another one than those of POWERS no tensor is updated.
+        gradient_of_zeros: factor on d where the weight is zero, once g > 0.
     """
-    known = (1,) if grads is not None else (1, 2, 4)
-    if _native is None or power not in known or (grads is not None and gradient_of_zeros != 1):
+    if _native is None or power not in POWERS:
         return list(range(len(params)))
     tables, rest = _native.table(_devices(lr), params, grads, duals, momentum_buffers, thresholds, steps)
     for kind, table in tables.items():
         launch = cuda.update if kind >> 8 else update_on_cpu
-        launch(kind, table, lr, c, mu, sgd, int(power))
+        launch(kind, table, lr, c, mu, sgd, POWERS[power], gradient_of_zeros)
     if tables:
-        # So that autograd notices a change between forward and backward, as it does for torch's operations.
-        written: list[Any] = [params, duals, momentum_buffers or ()]
-        if rest:
-            others = set(rest)
-            written = [[t for i, t in enumerate(ts) if i not in others] for ts in written]
-        torch.autograd.graph.increment_version([t for ts in written for t in ts if t is not None])
+        _count_writes([params, duals, momentum_buffers or ()], rest)
     return rest
 
 
 def update_on_cpu(
-    kind: int, table: bytearray, lr: float | Tensor, c: float, mu: float, sgd: SGDOptions, power: int
+    kind: int,
+    table: bytearray,
+    lr: float | Tensor,
+    c: float,
+    mu: float,
+    sgd: SGDOptions,
+    power: int,
+    of_zeros: float,
 ) -> None:
     """Update the rows of a table, all of one ``kind``, on as many threads as torch uses."""
-    threads = torch.get_num_threads() if os.getpid() == _process else 1
-    limits = threads, _ELEMENTS_PER_THREAD, _STREAMING_ELEMENTS
-    _native.update(table, c * lr ** (0.5 + mu), mu, lr, *sgd, power, *limits)
+    limits = _threads(), _ELEMENTS_PER_THREAD, _STREAMING_ELEMENTS
+    _native.update(table, c * lr ** (0.5 + mu), mu, lr, *sgd, power, of_zeros, *limits)
+
+
+def make_weights(
+    params: Sequence[Tensor],
+    duals: Sequence[Tensor],
+    thresholds: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    *,
+    power: float,
+) -> list[int]:
+    """Make the weights on the CPU from the duals under their thresholds; return the indices of others, as update."""
+    if _native is None or power not in POWERS:
+        return list(range(len(params)))
+    tables, rest = _native.table(_CPU, params, None, duals, None, thresholds, steps)
+    for table in tables.values():
+        _native.cut(table, POWERS[power], _threads(), _ELEMENTS_PER_THREAD, _STREAMING_ELEMENTS)
+    _count_writes([params], rest)
+    return rest
+
+
+def scale_gradients(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    duals: Sequence[Tensor],
+    thresholds: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    *,
+    factor: float,
+) -> list[int]:
+    """Multiply d in place where the weight is zero, on the CPU; return the indices of others, as update."""
+    if _native is None:
+        return list(range(len(params)))
+    tables, rest = _native.table(_CPU, params, grads, duals, None, thresholds, steps)
+    for table in tables.values():
+        _native.scale(table, factor, _threads(), _ELEMENTS_PER_THREAD)
+    _count_writes([grads], rest)
+    return rest
+
+
+def _count_writes(columns: list[Any], rest: list[int]) -> None:
+    """Let autograd notice a change between forward and backward, as it does for torch's operations."""
+    if rest:
+        others = set(rest)
+        columns = [[t for i, t in enumerate(ts) if i not in others] for ts in columns]
+    torch.autograd.graph.increment_version([t for ts in columns for t in ts if t is not None])
+
+
+def _threads() -> int:
+    return torch.get_num_threads() if os.getpid() == _process else 1
 
 
 def _devices(lr: float | Tensor) -> int:
     """The devices with a kernel, as bits: 1 the CPU, where the rate must be a number, 2 CUDA."""
-    return (not isinstance(lr, Tensor)) | cuda.available() << 1
+    return (_CPU if not isinstance(lr, Tensor) else 0) | cuda.available() << 1
 
 
 def histogram(tensors: Sequence[Tensor], low: int, shift: int) -> Tensor | None:
@@ -135,8 +197,7 @@ def histogram(tensors: Sequence[Tensor], low: int, shift: int) -> Tensor | None:
         return None
     counts = torch.frombuffer(memory := bytearray(8 * 2050), dtype=torch.int64)
     pairs = array("q", [x for t in tensors for x in (t.data_ptr(), t.numel())])
-    threads = torch.get_num_threads() if os.getpid() == _process else 1
-    _native.histogram(pairs, memory, low, shift, threads, _ELEMENTS_PER_THREAD)
+    _native.histogram(pairs, memory, low, shift, _threads(), _ELEMENTS_PER_THREAD)
     return counts
 
 

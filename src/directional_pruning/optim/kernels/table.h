@@ -24,8 +24,10 @@ typedef struct {
 #define WIDEST
 #endif
 
+PyObject *native_cut(PyObject *module, PyObject *args);
 PyObject *native_connect(PyObject *module, PyObject *args);
 PyObject *native_histogram(PyObject *module, PyObject *args);
+PyObject *native_scale(PyObject *module, PyObject *args);
 PyObject *native_table(PyObject *module, PyObject *args);
 PyObject *native_update(PyObject *module, PyObject *args);
 
