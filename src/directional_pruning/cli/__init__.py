@@ -3,6 +3,6 @@
 from .app import main
 
 # Each module adds its verbs, in the order of the help.
-from . import train, recipes, compare, studies, ship  # noqa: F401  # isort: skip
+from . import train, tune, recipes, compare, studies, ship  # noqa: F401  # isort: skip
 
 __all__ = ["main"]

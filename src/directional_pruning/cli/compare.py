@@ -14,10 +14,11 @@ __all__ = ["compare", "report"]
 
 @app.command()
 def report(run: RUN) -> None:
-    """Draw the figures and the page of a run again, also of an unfinished one."""
-    from ..report import write_report
+    """Draw the figures and the page of a run again, also of an unfinished one; or the page of a folder of tune."""
+    from ..report import write_report, write_tune
+    from ..run_folder import TUNE
 
-    print(write_report(run))
+    print(write_tune(run) if (run / TUNE).exists() else write_report(run))
 
 
 @app.command()

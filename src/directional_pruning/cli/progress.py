@@ -25,10 +25,12 @@ class Screen(Console):
 
 
 @contextmanager
-def training_progress(screen: Console, runs: Sequence[Path], epochs: int) -> Iterator["Progress"]:
-    """Show for each network loss, accuracy, zeros and the remaining time."""
+def training_progress(
+    screen: Console, runs: Sequence[Path], epochs: int, *, named: bool = False
+) -> Iterator["Progress"]:
+    """Show for each network loss, accuracy, zeros, the time left; and its run, if there are several, or ``named``."""
     names = {
-        str(run / network): name if len(runs) == 1 else f"{run.name} {name}"
+        str(run / network): name if len(runs) == 1 and not named else f"{run.name} {name}"
         for run in runs
         for network, name in _NAMES.items()
         if not (run / network).is_symlink()  # a shared baseline is shown at another run

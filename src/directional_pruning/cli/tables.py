@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from ..report import Row
+    from ..report import Row, Tuned
 
-__all__ = ["show_comparison", "show_findings", "show_problems", "train_table"]
+__all__ = ["show_comparison", "show_findings", "show_problems", "show_tuned", "train_table"]
 
 
 def train_table(run: Path) -> "Table":
@@ -64,6 +64,24 @@ def train_table(run: Path) -> "Table":
     add("limit, zeros at random", "", f"{least:.1f}")
     add("seconds of training", f"{sgd['seconds']:.0f}", f"{grda['seconds']:.0f}")
     return table
+
+
+def show_tuned(screen: "Console", tuned: "Tuned") -> None:
+    """Print the targets that were trained, the choice, and how far it can be trusted."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..report import tune_cells
+
+    heads, rows = tune_cells(tuned)
+    table = Table(*heads, title=Text(f"{tuned.recipe}: targets"))
+    for column in table.columns[:-1]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    screen.print(table)
+    for line in (tuned.choice(), *tuned.remarks()):
+        screen.print(Text(line), soft_wrap=True)
 
 
 def show_comparison(screen: "Console", rows: Iterable["Row"]) -> None:

@@ -1,74 +1,66 @@
 """The verb ``train``."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from . import flags
 from .app import app
 from .training import start_training, train_and_report
 
 __all__ = ["train"]
 
-_pruning, _training, _data, _machine = (
-    partial(typer.Option, rich_help_panel=panel) for panel in ("Pruning", "Training", "Data", "Machine")
-)
-
 
 @app.command()
 def train(
-    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="See dirprune recipes.")] = None,
+    recipe: flags.RecipeName = None,
     target: Annotated[
         list[float] | None,
-        _pruning(
+        flags.pruning(
             help="Wanted share of zeros, such as 0.95, in place of --c and --mu. It is of the weights that are pruned, "
             "without those that the recipe spares, such as biases; the table at the end has both."
         ),
     ] = None,
-    c: Annotated[list[float] | None, _pruning(help="Strength of pruning: more gives more zeros; 0 is none.")] = None,
+    c: Annotated[
+        list[float] | None, flags.pruning(help="Strength of pruning: more gives more zeros; 0 is none.")
+    ] = None,
     mu: Annotated[
         list[float] | None,
-        _pruning(
+        flags.pruning(
             help="Growth of pruning over time, in (0, 1]: more, later, sparser. Several values of --target, --c, --mu "
             "or --seed, as in --target 0.9 0.95, are a sweep: one run each, one table at the end."
         ),
     ] = None,
-    paper_settings: Annotated[bool, _pruning("--paper-settings", help="All settings of the paper, a sweep.")] = False,
-    seed: Annotated[
-        list[int] | None, _training("--seed", "--seeds", help="Seed of the initial weights and of the batches.")
-    ] = None,
-    epochs: Annotated[int | None, _training(help="Passes over the data.")] = None,
-    lr: Annotated[float | None, _training(help="Rate at the start.")] = None,
-    batch_size: Annotated[int | None, _training(help="Samples per step, of all processes.")] = None,
-    momentum: Annotated[float | None, _training(help="Of SGD and gRDA.")] = None,
-    weight_decay: Annotated[float | None, _training(help="Of the weights.")] = None,
-    label_smoothing: Annotated[
-        float | None, _training(help="Share of each label that is spread over all classes, in [0, 1).")
-    ] = None,
-    model: Annotated[
-        str | None, _training(help="Another network: vgg16, vgg16_bn, wrn28x10, torchvision:NAME, timm:NAME.")
-    ] = None,
-    data: Annotated[Path | None, _data(help="Folder or archive of the data: see docs/experiments.md.")] = None,
-    num_classes: Annotated[int | None, _data(help="Classes of other data.")] = None,
-    samples: Annotated[int | None, _data(help="Train on so many only.")] = None,
+    paper_settings: Annotated[
+        bool, flags.pruning("--paper-settings", help="All settings of the paper, a sweep.")
+    ] = False,
+    seed: flags.Seeds = None,
+    epochs: flags.Epochs = None,
+    lr: flags.Rate = None,
+    batch_size: flags.BatchSize = None,
+    momentum: flags.Momentum = None,
+    weight_decay: flags.WeightDecay = None,
+    label_smoothing: flags.LabelSmoothing = None,
+    model: flags.Model = None,
+    data: flags.Data = None,
+    num_classes: flags.Classes = None,
+    samples: flags.Samples = None,
     paper_protocol: Annotated[
         bool | None,
-        _data(
+        flags.data(
             "--paper-protocol",
             help="Train on all training data and watch the test set, as the paper did; else some training data are "
             "held out to watch, and the test set is used once.",
         ),
     ] = None,
-    workers: Annotated[int | None, _data(help="Processes that decode photographs.")] = None,
-    device: Annotated[str, _machine(help="cpu, cuda, mps, or auto: the fastest there is.")] = "auto",
-    precision: Annotated[str | None, _machine(help="float32, bfloat16, or auto: bfloat16 on CUDA.")] = None,
-    compile: Annotated[  # noqa: A002 (the flag is called so)
-        bool | None, _machine("--compile", help="Compile the network.")
-    ] = None,
-    accumulate: Annotated[int | None, _machine(help="Parts of a batch, one after the other.")] = None,
-    parallel: Annotated[str | None, _machine(help="Under torchrun: ddp, or fsdp (sharded weights).")] = None,
-    jobs: Annotated[int, _machine("--jobs", "-j", min=1, help="Networks trained side by side.")] = 1,
+    workers: flags.Workers = None,
+    device: flags.Device = "auto",
+    precision: flags.Precision = None,
+    compile: flags.Compile = None,  # noqa: A002 (the flag is called so)
+    accumulate: flags.Accumulate = None,
+    parallel: Annotated[str | None, flags.machine(help="Under torchrun: ddp, or fsdp (sharded weights).")] = None,
+    jobs: flags.Jobs = 1,
     out: Annotated[
         Path | None, typer.Option(help="New folder for the run [dim]\\[default: runs/RECIPE-seedN, -2, -3, ...][/dim].")
     ] = None,
@@ -76,7 +68,7 @@ def train(
         Path | None, typer.Option(metavar="RUN", help="Go on with a run or a sweep that was stopped, exactly there.")
     ] = None,
     tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the run's folder.")] = False,
+    quiet: flags.Quiet = False,
 ) -> None:
     """Train a dense baseline and a sparse network, compare them and write a report.
 

@@ -1,7 +1,8 @@
 """What ``train`` does: start or resume runs, train them under progress bars, write and print the results."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
@@ -13,9 +14,10 @@ from .signals import deferred_signals, exit_code
 from .tables import show_comparison, show_findings, train_table
 
 if TYPE_CHECKING:
+    from ..progress import Progress
     from ..runs import Start
 
-__all__ = ["start_training", "train_and_report"]
+__all__ = ["start_training", "stoppable", "train_and_report"]
 
 
 def start_training(
@@ -54,6 +56,41 @@ def start_training(
     return start
 
 
+@contextmanager
+def stoppable(
+    advice: str, *, first: bool = True
+) -> "Iterator[tuple[Callable[[], bool], Callable[[Progress], Progress]]]":
+    """Let a signal or a closed pipe stop training after a checkpoint, and end the command with one line and ``advice``.
+
+    Yields a function that tells whether to stop, and one that makes a progress that survives a closed pipe. Only the
+    ``first`` of several processes prints.
+    """
+    unprinted: list[OSError] = []
+
+    def guarded(show: "Progress") -> "Progress":
+        def progress(task: str, done: int, total: int, record: Mapping[str, Any] | None = None) -> None:
+            try:
+                show(task, done, total, record)
+            except OSError as error:  # a pipe that was closed ends the training as Ctrl-C does
+                unprinted.append(error)
+
+        return progress
+
+    try:
+        with deferred_signals() as stopped:
+            yield lambda: stopped() or bool(unprinted), guarded
+    except KeyboardInterrupt:
+        if unprinted:
+            stop(f"{one_line(unprinted[0])}; {advice}", 2)
+        stop(f"stopped; {advice}" if first else "", exit_code())
+    except ChildProcessError as error:
+        stop(f"{error}; {advice}" if first else "", 1)
+    except BlockingIOError:  # another process trains the run
+        raise
+    except OSError as error:
+        stop(f"{one_line(error)}; {advice}", 2)
+
+
 def train_and_report(start: "Start", *, jobs: int, quiet: bool) -> None:
     """Train the runs under progress bars, write a page for each, and print the results."""
     from ..report import comparison_rows, write_comparison, write_report
@@ -62,28 +99,10 @@ def train_and_report(start: "Start", *, jobs: int, quiet: bool) -> None:
     folder, runs, processes = start.folder, start.runs, start.processes
     screen = Screen(quiet=quiet or not processes.first)
     advice = f"go on with: dirprune train --resume {quote(str(folder))}"
-    unprinted: list[OSError] = []
-    try:
-        with deferred_signals() as stopped, training_progress(screen, runs, start.recipe.epochs) as show:
-
-            def progress(task: str, done: int, total: int, record: Mapping[str, Any] | None = None) -> None:
-                try:
-                    show(task, done, total, record)
-                except OSError as error:  # a pipe that was closed ends the training as Ctrl-C does
-                    unprinted.append(error)
-
-            options = {"jobs": jobs, "progress": progress, "processes": processes}
-            diverged = train_sweep(runs, start.splits, stop=lambda: stopped() or bool(unprinted), **options)
-    except KeyboardInterrupt:
-        if unprinted:
-            stop(f"{one_line(unprinted[0])}; {advice}", 2)
-        stop(f"stopped; {advice}" if processes.first else "", exit_code())
-    except ChildProcessError as error:
-        stop(f"{error}; {advice}" if processes.first else "", 1)
-    except BlockingIOError:  # another process trains the run
-        raise
-    except OSError as error:
-        stop(f"{one_line(error)}; {advice}", 2)
+    bars = training_progress(screen, runs, start.recipe.epochs)
+    with stoppable(advice, first=processes.first) as (stopped, guarded), bars as show:
+        options = {"jobs": jobs, "progress": guarded(show), "processes": processes}
+        diverged = train_sweep(runs, start.splits, stop=stopped, **options)
     if not processes.first:
         stop("", 0)  # a failure here would make torchrun end the first process while it writes
     pages = {run: write_report(run) for run in runs}

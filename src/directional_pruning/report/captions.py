@@ -148,6 +148,8 @@ def _progress(run: Run) -> tuple[str, str]:
     progress = f"Not finished: {_SUBJECTS[network]} is at epoch {last['epoch']}{planned}"
     if network == "sgd":
         return progress, f"The {NAMES['sgd']} trains first; gRDA follows from the same initial weights."
+    if last["epoch"] == last.get("epochs"):
+        progress = "Trained, and not measured on the test data"
     zeros = last.get("sparsity_all")
     if failed := problems(run):
         return progress, f"{failed[0].text}."

@@ -9,6 +9,8 @@ from .run import train_run
 from .small import chars_recipe, digits_recipe
 from .start import Start, check_network, create_folder, resume_runs, start_runs
 from .sweep import create_sweep, prepare_torch, train_sweep
+from .tune import train_tuning
+from .tuning import METRICS, Tuning, resume_tuning, start_tuning
 
 __all__ = [
     # recipes
@@ -33,6 +35,12 @@ __all__ = [
     "sweep_runs",
     "train_run",
     "train_sweep",
+    # the sparsest network within a drop
+    "METRICS",
+    "Tuning",
+    "resume_tuning",
+    "start_tuning",
+    "train_tuning",
     # finished runs
     "compact_run",
     "export_run",

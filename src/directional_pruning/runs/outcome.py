@@ -7,7 +7,7 @@ from typing import Any
 
 from ..run_folder import Finding
 
-__all__ = ["judge_run"]
+__all__ = ["above_chance", "judge_run"]
 
 # A difference of two accuracies is chance up to 2 of its standard errors. Beyond 5 of them, and 5 points, it is large:
 # a small loss of accuracy is the price of zeros, and no failure.
@@ -70,6 +70,11 @@ def judge_run(
     if dense_learned and sparse_learned and not broken:
         findings += test.compare(dense["test_accuracy"], sparse["test_accuracy"], strength)
     return findings
+
+
+def above_chance(accuracy: float, majority: float, samples: int) -> bool:
+    """Whether the accuracy on so many samples is more than that of the most frequent class, beyond chance."""
+    return majority >= 1 or accuracy > majority + _CHANCE * math.sqrt(majority * (1 - majority) / samples)
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,7 @@ class _Test:
 
     def learned(self, accuracy: float) -> bool:
         """Whether the accuracy is more than that of the most frequent class; where there is one class only, yes."""
-        p = self.majority
-        return p >= 1 or accuracy > p + _CHANCE * math.sqrt(p * (1 - p) / self.samples)
+        return above_chance(accuracy, self.majority, self.samples)
 
     def chance(self, result: Mapping[str, float]) -> str:
         """An accuracy beside that of the most frequent class."""

@@ -1,7 +1,7 @@
 """Start or resume training: choose device, processes, data and folder, and check them before anything is written."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
@@ -18,7 +18,7 @@ from .locking import locked_runs
 from .recipe import Recipe
 from .sweep import create_sweep, prepare_torch
 
-__all__ = ["Start", "check_network", "create_folder", "resume_runs", "start_runs"]
+__all__ = ["Start", "check_network", "create_folder", "new_folder", "prepare_runs", "resume_runs", "start_runs"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def start_runs(recipes: Sequence[Recipe], device: str = "auto", *, jobs: int = 1
         FileExistsError: if ``out`` exists.
     """
     place = pick_device(device)
-    processes, splits = _prepare(recipes, place, jobs)
+    processes, splits = prepare_runs(recipes, place, jobs)
     folder = create_folder(out, recipes, place, splits) if processes.first else None
     folder = processes.broadcast(folder)
     return Start(folder, sweep_runs(folder), recipes[0], splits, processes)
@@ -65,7 +65,7 @@ def resume_runs(folder: Path, values: Mapping[str, Any], device: str = "auto", *
     loaded = [load_run(run) for run in runs]
     recipes = [replace(recipe, **values) for recipe, _ in loaded]
     place = loaded[0][1] if device == "auto" else pick_device(device)
-    processes, splits = _prepare(recipes, place, jobs)
+    processes, splits = prepare_runs(recipes, place, jobs)
     if processes.first and (values or device != "auto"):
         with locked_runs(runs):
             for run in runs:
@@ -74,8 +74,12 @@ def resume_runs(folder: Path, values: Mapping[str, Any], device: str = "auto", *
     return Start(folder, runs, recipes[0], splits, processes)
 
 
-def _prepare(recipes: Sequence[Recipe], device: torch.device, jobs: int) -> tuple[Processes, Splits | TextSplits]:
-    """Join the processes of ``torchrun``, load the data and check that recipes, processes and data fit together."""
+def prepare_runs(recipes: Sequence[Recipe], device: torch.device, jobs: int) -> tuple[Processes, Splits | TextSplits]:
+    """Join the processes of ``torchrun``, load the data and check that recipes, processes and data fit together.
+
+    Raises:
+        ValueError: for what does not fit.
+    """
     recipe = recipes[0]
     prepare_torch(recipe.threads)
     processes = join_processes(device)
@@ -131,9 +135,8 @@ def create_folder(
     """
     recipe = recipes[0]
     name = f"{recipe.name}-seed{recipe.seed}" if len(recipes) == 1 else f"{recipe.name}-sweep"
-    candidates = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in count(1))
-    existing = list(takewhile(Path.exists, candidates)) if out is None else []
-    out = out or Path("runs") / (f"{name}-{len(existing) + 1}" if existing else name)
+    existing = list(_existing(name)) if out is None else []
+    out = out or new_folder(name)
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
         created = [folder for folder in (out, *reversed(existing)) if (folder / CONFIG).exists()]
         if created:
@@ -147,3 +150,13 @@ def create_folder(
     else:
         create_sweep(out, recipes, device, **facts)
     return out
+
+
+def new_folder(name: str) -> Path:
+    """``runs/name``, or the first of ``-2``, ``-3``, ... that does not exist."""
+    existing = len(list(_existing(name)))
+    return Path("runs") / (f"{name}-{existing + 1}" if existing else name)
+
+
+def _existing(name: str) -> Iterator[Path]:
+    return takewhile(Path.exists, (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in count(1)))

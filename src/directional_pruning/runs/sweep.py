@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -16,7 +16,7 @@ import torch
 
 from ..data import Splits, TextSplits
 from ..progress import Progress, ignore_progress
-from ..run_folder import NETWORKS, SUMMARY, write_sweep
+from ..run_folder import NETWORKS, SUMMARY, SWEEP, sweep_runs, write_sweep
 from ..training import SINGLE_PROCESS, NonFiniteError, Processes, TrainingStopped
 from .config import create_run, load_run
 from .locking import baseline_run, locked_runs
@@ -24,7 +24,7 @@ from .metrics import read_new_metrics
 from .recipe import Recipe
 from .run import train_both, train_network
 
-__all__ = ["create_sweep", "prepare_torch", "train_sweep"]
+__all__ = ["add_runs", "create_sweep", "prepare_torch", "train_networks", "train_sweep"]
 
 
 def create_sweep(folder: Path, recipes: Sequence[Recipe], device: torch.device, **facts: int) -> None:
@@ -37,27 +37,36 @@ def create_sweep(folder: Path, recipes: Sequence[Recipe], device: torch.device, 
     """
     folder.mkdir(parents=True)
     try:
-        _create_runs(folder, recipes, device, **facts)
+        add_runs(folder, recipes, device, **facts)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)  # else the same command would find that it exists
         raise
 
 
-def _create_runs(folder: Path, recipes: Sequence[Recipe], device: torch.device, **facts: int) -> None:
-    baselines: dict[tuple[Any, ...], Path] = {}
-    names = []
+def add_runs(folder: Path, recipes: Sequence[Recipe], device: torch.device, **facts: int) -> list[Path]:
+    """Add a run for each recipe to the runs of a sweep that are there, with their dense baselines; the new runs."""
+    present = sweep_runs(folder) if (folder / SWEEP).exists() else []
+    baselines = {_baseline_key(load_run(run)[0]): run / "sgd" for run in reversed(present)}
+    added: list[Path] = []
     for recipe in recipes:
         zeros = f"c{recipe.c}-mu{recipe.mu}" if recipe.target is None else f"target{recipe.target}"
         run = folder / f"seed{recipe.seed}-{zeros}"
+        if run not in (*present, *added):
+            shutil.rmtree(run, ignore_errors=True)  # of a process that was killed before it wrote the sweep
         create_run(run, recipe, device, **facts)
-        key = tuple(replace(recipe, c=0.0, mu=0.5, target=None).hyperparameters().items())
-        if key in baselines:
-            (run / "sgd").symlink_to(os.path.relpath(baselines[key], run), target_is_directory=True)
+        baseline = baselines.setdefault(_baseline_key(recipe), run / "sgd")
+        if baseline.parent == run:
+            baseline.mkdir()
         else:
-            baselines[key] = run / "sgd"
-            (run / "sgd").mkdir()
-        names.append(run.name)
-    write_sweep(folder, recipes[0].name, names)
+            (run / "sgd").symlink_to(os.path.relpath(baseline, run), target_is_directory=True)
+        added.append(run)
+    write_sweep(folder, recipes[0].name, [run.name for run in (*present, *added)])
+    return added
+
+
+def _baseline_key(recipe: Recipe) -> tuple[Any, ...]:
+    """What two runs with one dense baseline have in common."""
+    return tuple(replace(recipe, c=0.0, mu=0.5, target=None).hyperparameters().items())
 
 
 def train_sweep(
@@ -89,7 +98,11 @@ def train_sweep(
     """
     unfinished = [folder for folder in folders if not (folder / SUMMARY).exists()]
     with locked_runs(unfinished, processes):
-        diverged = _train_side_by_side(unfinished, jobs, progress, stop, options) if jobs > 1 else {}
+        # Baselines first: a run is finished when both of its networks are.
+        tasks = [
+            (folder, network) for network in NETWORKS for folder in unfinished if not (folder / network).is_symlink()
+        ]
+        diverged = _train_side_by_side(tasks, jobs, progress, stop, options) if jobs > 1 else {}
         for folder in unfinished:
             baseline = baseline_run(folder)
             if folder in diverged or baseline in diverged:
@@ -102,12 +115,36 @@ def train_sweep(
     return diverged
 
 
-def _train_side_by_side(
-    folders: Iterable[Path], jobs: int, progress: Progress, stop: Callable[[], bool], options: dict[str, Any]
+def train_networks(
+    tasks: Sequence[tuple[Path, str]],
+    splits: Splits | TextSplits,
+    *,
+    jobs: int = 1,
+    progress: Progress = ignore_progress,
+    stop: Callable[[], bool] = lambda: False,
+    **options: Any,
 ) -> dict[Path, str]:
-    """Train every network in one of ``jobs`` processes, a shared baseline once; return the runs that diverged."""
-    # Baselines first: a run is finished when both of its networks are.
-    tasks = [(folder, network) for network in NETWORKS for folder in folders if not (folder / network).is_symlink()]
+    """Train networks of runs whose locks the caller holds, without a look at the test data; as :func:`train_sweep`.
+
+    Args:
+        tasks: folders of runs, and for each which of its networks.
+    """
+    if jobs > 1:
+        return _train_side_by_side(tasks, jobs, progress, stop, options)
+    diverged: dict[Path, str] = {}
+    for folder, network in tasks:
+        recipe, device = load_run(folder)
+        try:
+            train_network(folder, network, recipe, device, splits, progress=progress, stop=stop, **options)
+        except NonFiniteError as error:
+            diverged[folder] = str(error)
+    return diverged
+
+
+def _train_side_by_side(
+    tasks: Sequence[tuple[Path, str]], jobs: int, progress: Progress, stop: Callable[[], bool], options: dict[str, Any]
+) -> dict[Path, str]:
+    """Train every network in one of ``jobs`` processes; return the runs that diverged."""
     spawn = multiprocessing.get_context("spawn")  # CUDA cannot be used in a forked process
     threads = max(1, torch.get_num_threads() // jobs)
     diverged: dict[Path, str] = {}

@@ -52,9 +52,9 @@ def accuracy_against_zeros(groups: Groups) -> Figure | None:
     axes.set_ylim(low - 2 * margin, high + margin)
     axes.yaxis.set_major_locator(round_numbers(6))
     axes.margins(x=0.06)
-    _name_points(axes, [(float(_position(zeros)), label, colour) for label, zeros, _, colour in ours])
-    _zeros_axis(axes)
-    _key(axes)
+    _name_points(axes, [(float(zeros_position(zeros)), label, colour) for label, zeros, _, colour in ours])
+    zeros_axis(axes, "zeros, % of all parameters (log scale of the nonzeros)")
+    key_below(axes)
     return figure
 
 
@@ -83,7 +83,7 @@ def layer_by_layer(groups: Groups) -> Figure | None:
     axes.set_xlim(0, max(len(zeros) for *_, zeros in ours) + 1)
     axes.xaxis.set_major_locator(round_numbers(8, whole=True))
     axes.set_xlabel("layer, from the input to the output")
-    _key(axes)
+    key_below(axes)
     return figure
 
 
@@ -94,10 +94,10 @@ def _draw_paper(axes: Axes, paper: Published, colours: dict[tuple[float, float],
         _point(axes, row.sparsity, row.test_accuracy, row.test_accuracy_std, **look)
     if paper.others:
         x, y = ([getattr(row, key) for row in paper.others] for key in ("sparsity", "test_accuracy"))
-        axes.plot(_position(x), 100 * np.array(y), "+", color=MUTED, label="the paper, other schedule")
+        axes.plot(zeros_position(x), 100 * np.array(y), "+", color=MUTED, label="the paper, other schedule")
     for (name, line), (marker, style) in zip(paper.frontier.items(), _METHODS):
         look = {"marker": marker, "linestyle": style, "color": MUTED, "linewidth": 1, "markersize": 3}
-        axes.plot(_position(line.x), 100 * line.y, label=name, **look)
+        axes.plot(zeros_position(line.x), 100 * line.y, label=name, **look)
 
 
 def _layers(runs: Sequence[Run], names: Sequence[str]) -> np.ndarray:
@@ -111,25 +111,27 @@ def _layers(runs: Sequence[Run], names: Sequence[str]) -> np.ndarray:
     return np.array([np.mean(zeros[name]) for name in order])
 
 
-def _position(zeros: Any) -> Any:
+def zeros_position(zeros: Any) -> Any:
     """Where a fraction of zeros stands on the log axis of the nonzeros."""
     return -np.log10(np.maximum(1 - np.asarray(zeros, dtype=float), 1e-6))
 
 
-def _zeros_axis(axes: Axes) -> None:
+def zeros_axis(axes: Axes, label: str) -> None:
     """Round percentages on the log axis of the nonzeros; the usual ones, or others where the axis is short."""
     low, high = axes.get_xlim()
-    ticks = [tick for tick in _TICKS if low <= _position(tick) <= high]
+    ticks = [tick for tick in _TICKS if low <= zeros_position(tick) <= high]
     if len(ticks) < 2:
         round_ones = round_numbers(4).tick_values(100 - 100 * 10**-low, 100 - 100 * 10**-high)
-        ticks = [tick / 100 for tick in round_ones if tick < 100 and low <= _position(tick / 100) <= high]
-    axes.set_xticks(_position(ticks), [decimal(100 * tick, 4) for tick in ticks])
+        ticks = [tick / 100 for tick in round_ones if tick < 100 and low <= zeros_position(tick / 100) <= high]
+    axes.set_xticks(zeros_position(ticks), [decimal(100 * tick, 4) for tick in ticks])
     axes.set_xlim(low, high)
-    axes.set_xlabel("zeros, % of all parameters (log scale of the nonzeros)")
+    axes.set_xlabel(label)
 
 
 def _point(axes: Axes, zeros: float, accuracy: float, deviation: float | None, **look: Any) -> None:
-    axes.errorbar(_position(zeros), 100 * accuracy, yerr=100 * (deviation or 0) or None, fmt="o", elinewidth=1, **look)
+    axes.errorbar(
+        zeros_position(zeros), 100 * accuracy, yerr=100 * (deviation or 0) or None, fmt="o", elinewidth=1, **look
+    )
 
 
 def _dense_accuracies(groups: Groups) -> set[float]:
@@ -151,7 +153,7 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, str, str]]) -> None:
             end = at + 3 * len(name)
 
 
-def _key(axes: Axes) -> None:
+def key_below(axes: Axes) -> None:
     """What the lines and points are, in two columns below the panel."""
     axes.legend(
         loc="upper left", bbox_to_anchor=(-0.1, -44 / height_of(axes)), borderaxespad=0, ncols=2, frameon=False,
