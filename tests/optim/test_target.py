@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 
-from directional_pruning import GRDA, Directional, Target, prunable_groups
+from directional_pruning import GRDA, Directional, Target, prunable_groups, sparsity_report
 from directional_pruning.optim import kernels
 from directional_pruning.optim.quantile import BINS, Magnitudes, count, magnitude_at, magnitude_at_on_device
 from directional_pruning.optim.threshold import cut
@@ -214,6 +214,7 @@ def test_capturable_thresholds_equal_those_of_the_host():
         ({"end": 1.1}, "invalid end: 1.1 "),
         ({"every": 0}, "invalid every: 0 "),
         ({"scope": "row"}, "invalid scope: 'row' "),
+        ({"of": "bytes"}, "invalid of: 'bytes' "),
         ({"power": 0.5}, "invalid power: 0.5 "),
         ({"power": math.nan}, "invalid power: nan "),
         ({"gradient_of_zeros": -0.1}, "invalid gradient_of_zeros: -0.1 "),
@@ -299,6 +300,28 @@ def test_while_the_share_is_held_a_threshold_moves_only_where_it_has_to(make):
     assert max(abs(share - 0.9) for share in held) <= 1e-4
     assert abs(shares[39] - 0.9) <= 1e-5
     assert 1 < len(set(thresholds[9:])) < len(held)
+
+
+@every_optimizer
+def test_a_target_on_multiply_adds_counts_what_the_layers_use(make):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 6 * 6, 5))
+    x, used = torch.randn(1, 2, 8, 8), {"0.weight": 36, "3.weight": 1}  # 6 x 6 outputs of the convolution
+    report = sparsity_report(model, x)
+    counts = {layer.name: layer.multiply_adds for layer in report.layers}
+    assert (counts["0.weight"], counts["3.weight"]) == (36 * 108, 1080)
+    target = Target(0.6, 30, of="macs")
+    optimizer = make(prunable_groups(model, multiply_adds=counts), target=target)
+    for step in range(30):
+        optimizer.zero_grad()
+        model(torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(step))).square().mean().backward()
+        optimizer.step()
+    saved = sum(used[name] * int((p == 0).sum()) for name, p in model.named_parameters() if name in used)
+    assert abs(saved - 0.6 * (36 * 108 + 1080)) <= 36
+    with pytest.raises(ValueError, match=r"invalid target: .* \(must be of weights, or get counts by"):
+        train(model := network(), make(prunable_groups(model), target=target), 1)
+    with pytest.raises(ValueError, match=r"invalid multiply_adds: none of '0.weight' \(take"):
+        prunable_groups(model, multiply_adds={})
 
 
 def test_only_sparsity_and_steps_are_given_by_place():

@@ -65,9 +65,16 @@ def _rule(name: str, x: Any, group: dict[str, Any]) -> tuple[Any, str]:
         case "capturable" | "maximize":
             return x in (True, False), "True or False"
         case "target":
-            return x is None or (
-                isinstance(x, tuple) and bool(target_of(x))
-            ), "a Target, such as Target(0.9, steps=1000)"
+            if x is None or not isinstance(x, tuple):
+                return x is None, "a Target, such as Target(0.9, steps=1000)"
+            # The defaults have no parameters to count for.
+            if target_of(x).of == "weights" or "params" not in group or not group["c"] > 0:
+                return True, ""
+            counted = len(group.get("multiply_adds", ())) == len(group["params"])
+            return (
+                counted,
+                "of weights, or get counts by prunable_groups(model, multiply_adds=...)",
+            )
         case _:
             return 0 <= x <= _LARGEST, ">= 0 and finite"
 

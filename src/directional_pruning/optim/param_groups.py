@@ -1,7 +1,7 @@
 """What is pruned: parameter groups by kind and by name."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,7 +14,12 @@ __all__ = ["prunable_groups"]
 _KINDS = ("norm", "bias", "embedding", "position", "parametrized")
 
 
-def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias", "position")) -> list[dict[str, Any]]:
+def prunable_groups(
+    model: nn.Module,
+    *,
+    skip: Iterable[str] = ("norm", "bias", "position"),
+    multiply_adds: Mapping[str, int | None] | None = None,
+) -> list[dict[str, Any]]:
     """Split a model's parameters into those to prune and those to train without pruning (``c = 0``).
 
     Pruned are the weights of linear, convolution, recurrent and attention layers and of embeddings, whatever their
@@ -36,6 +41,9 @@ def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias", 
               the weight, and weight_norm turns a row that pruning empties into 0/0, so NaN. To prune such a layer, call
               ``torch.nn.utils.parametrize.remove_parametrizations`` first (``remove_weight_norm``,
               ``remove_spectral_norm`` for their hooks).
+        multiply_adds: how many each weight takes part in, by its name, for ``Target(..., of="macs")``:
+            ``{layer.name: layer.multiply_adds for layer in sparsity_report(model, inputs).layers}``. The group to
+            prune gets them as its ``"multiply_adds"``.
 
     Returns:
         The group to prune and, unless it is empty, the group not to prune, with ``param_names``, for
@@ -43,8 +51,8 @@ def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias", 
         the first group, with ``c = 0`` as the second.
 
     Raises:
-        ValueError: for a pattern that matches no parameter, for a model with nothing left to prune, and for a lazy
-            parameter of an unknown layer before the model's first run.
+        ValueError: for a pattern that matches no parameter, a model with nothing left to prune, a lazy parameter of an
+            unknown layer before the model's first run, and a weight to prune that ``multiply_adds`` does not name.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
@@ -86,6 +94,12 @@ def prunable_groups(model: nn.Module, *, skip: Iterable[str] = ("norm", "bias", 
     groups: list[dict[str, Any]] = [{"params": list(first), "param_names": list(first.values())}]
     if not prune:
         groups[0]["c"] = 0.0
+    elif multiply_adds is not None:
+        counts = [multiply_adds.get(name) for name in first.values()]
+        if None in counts:
+            name = list(first.values())[counts.index(None)]
+            raise ValueError(f"invalid multiply_adds: none of {name!r} (take those of sparsity_report(model, inputs))")
+        groups[0]["multiply_adds"] = counts
     if keep:
         groups.append({"params": list(keep), "param_names": list(keep.values()), "c": 0.0})
     return groups

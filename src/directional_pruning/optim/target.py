@@ -41,6 +41,8 @@ class Target:
             survivors are their dual. 1, 2, 4, 8, 16 and ``math.inf`` are fast.
         gradient_of_zeros: factor in [0, 1] on the gradient of the weights that are zero, once g > 0. The smaller it is,
             the fewer of them return. ``Directional`` applies it to ``p.grad`` in place, before its base moves.
+        of: ``"weights"``: S is a share of the weights; ``"macs"``: of their multiply-adds, so each weight counts as
+            often as its layer uses it. The groups need counts: ``prunable_groups(model, multiply_adds=...)``.
 
     Raises:
         ValueError: for a value out of range, naming it.
@@ -59,6 +61,7 @@ class Target:
     scope: str = "global"
     power: float = 8
     gradient_of_zeros: float = 0.5
+    of: str = "weights"
 
     def __post_init__(self) -> None:
         for name, valid, rule in (
@@ -69,6 +72,7 @@ class Target:
             ("every", lambda x: x >= 1 and x == int(x), "a whole number of updates, at least 1"),
             ("power", lambda x: x >= 1, "a number, at least 1"),
             ("gradient_of_zeros", lambda x: 0 <= x <= 1, "a factor from 0 to 1"),
+            ("of", lambda x: x in ("weights", "macs"), "weights or macs"),
             ("scope", lambda x: x in ("global", "group", "layer"), "global, group or layer"),
         ):
             value = getattr(self, name)
@@ -119,7 +123,7 @@ def target_of(values: tuple[Any, ...]) -> Target:
     """
     names = [field.name for field in fields(Target)]
     if len(values) != len(names):
-        raise TypeError(f"a target has {len(names)} values, not {len(values)}")
+        raise ValueError(f"invalid target: {values} (must be a Target, such as Target(0.9, steps=1000))")
     return Target(**dict(zip(names, values, strict=True)))
 
 

@@ -24,6 +24,7 @@ class _Row(NamedTuple):
     v: Tensor
     g: Tensor
     n: Tensor
+    cost: float
 
 
 def cut_at_targets(groups: Iterable[dict[str, Any]], states: Any, *, counter: str) -> None:
@@ -51,7 +52,8 @@ def cut_at_targets(groups: Iterable[dict[str, Any]], states: Any, *, counter: st
             place = {"global": (), "group": (i,), "layer": (i, j)}[target.scope]
             time = state[counter] if group.get("capturable") else t
             _, _, rows = sets.setdefault((target, *place), (target, time, []))
-            rows.append(_Row(p, state["dual"], state["threshold"], state[counter]))
+            cost = group["multiply_adds"][j] / max(p.numel(), 1) if target.of == "macs" else 1.0
+            rows.append(_Row(p, state["dual"], state["threshold"], state[counter], cost))
     for target, t, rows in sets.values():
         if isinstance(t, Tensor):
             share = target.share_on_device(t)
@@ -80,24 +82,21 @@ def _warn_of_miss(target: Target, reached: float, parts: list[Magnitudes]) -> No
     one = max(cost for _, cost, _ in parts) / total if total else 1.0
     if abs(reached - target.sparsity) > _MISS + one:
         warn_caller(
-            f"target not reached: {100 * reached:.2f} % instead of {100 * target.sparsity:.2f} % zeros, because many "
+            f"target not reached: {100 * reached:.2f} % instead of {100 * target.sparsity:.2f} % "
+            f"{'zeros' if target.of == 'weights' else 'of the multiply-adds saved'}, because many "
             "weights have one |v|, such as weights that began at one value (leave them in a group with c=0)"
         )
 
 
 def _parts(rows: list[_Row]) -> Iterable[Magnitudes]:
-    """The local dual variables, those together whose shards lie on the same processes."""
+    """The local dual variables, those together that cost the same and whose shards lie on the same processes."""
     parts: dict[Any, list[Tensor]] = {}
     for row in rows:
         mesh = getattr(row.v, "device_mesh", None)
-        key = (
-            None
-            if mesh is None
-            else (mesh, tuple(i for i, x in enumerate(getattr(row.v, "placements", ())) if x.is_shard()))
-        )
-        parts.setdefault(key, []).append(local_tensor(row.v))
-    for key, tensors in parts.items():
-        yield Magnitudes(tensors, add_up=None if key is None else partial(_add_up, *key))
+        sharded = tuple(i for i, x in enumerate(getattr(row.v, "placements", ())) if x.is_shard())
+        parts.setdefault((row.cost, mesh, sharded), []).append(local_tensor(row.v))
+    for (cost, mesh, sharded), tensors in parts.items():
+        yield Magnitudes(tensors, cost, None if mesh is None else partial(_add_up, mesh, sharded))
 
 
 def _add_up(mesh: Any, dimensions: tuple[int, ...], counts: Tensor) -> None:
