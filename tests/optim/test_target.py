@@ -124,7 +124,7 @@ def test_the_weights_follow_from_the_duals(make):
     model = network()
     optimizer = make(prunable_groups(model), target=Target(0.7, STEPS))
     train(model, optimizer, STEPS - 5)
-    power = 8
+    power = 16
     for p in pruned(optimizer):
         v, g = optimizer.state[p]["dual"], float(optimizer.state[p]["threshold"])
         expected = torch.where(v.abs() > g, v * (1 - (g / v.abs()) ** power), 0.0)
@@ -190,11 +190,11 @@ def test_without_a_target_the_law_sets_the_threshold(make):
 
 
 def test_capturable_thresholds_equal_those_of_the_host():
+    # The two thresholds between the same neighbours differ in their last digits, which a steep cut makes larger.
+    target = Target(0.9, STEPS, every=1, power=8)
     models = [network(), network()]
     for model, capturable in zip(models, (False, True), strict=True):
-        optimizer = GRDA(
-            prunable_groups(model), lr=0.1, target=Target(0.9, STEPS, every=1), capturable=capturable, fused=False
-        )
+        optimizer = GRDA(prunable_groups(model), lr=0.1, target=target, capturable=capturable, fused=False)
         train(model, optimizer, STEPS)
         count, total = zeros(pruned(optimizer))
         assert count == round(0.9 * total)
@@ -294,7 +294,7 @@ def test_while_the_share_is_held_a_threshold_moves_only_where_it_has_to(make):
         shares.append(float((w == 0).float().mean()))
         thresholds.append(float(optimizer.state[w]["threshold"]))
         expected = torch.empty_like(w)
-        cut(optimizer.state[w]["dual"], thresholds[-1], 8, out=expected)
+        cut(optimizer.state[w]["dual"], thresholds[-1], 16, out=expected)
         torch.testing.assert_close(w.detach(), expected)
     held = shares[9:]
     assert max(abs(share - 0.9) for share in held) <= 1e-4

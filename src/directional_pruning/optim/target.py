@@ -59,7 +59,7 @@ class Target:
     end: float = 0.75
     every: int = 10
     scope: str = "global"
-    power: float = 8
+    power: float = 16
     gradient_of_zeros: float = 0.5
     of: str = "weights"
 
