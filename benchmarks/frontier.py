@@ -2,7 +2,7 @@
 
     python benchmarks/frontier.py tune  [--task cifar16] [--methods target feather] [--data FOLDER] [--processes 2]
     python benchmarks/frontier.py final [--task cifar16] [--epochs 5 10] [--seeds 0 1 2]
-    python benchmarks/frontier.py show  [--picture docs/images/frontier.svg]
+    python benchmarks/frontier.py show  [--write] [--picture docs/frontier.svg]
     python benchmarks/frontier.py run '{"task": "cifar16", "method": "target", "sparsity": 0.98, "on": "validation"}'
 
 ``tune`` trains each method with every setting of its grid, at the most zeros, one seed, on the training data without a
@@ -405,13 +405,17 @@ def main():
     parser.add_argument("--levels", type=float, nargs="+", help="shares of zeros")
     parser.add_argument("--data", help="folder of CIFAR-10; otherwise $DIRPRUNE_DATA, or it is downloaded")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--write", action="store_true", help="of show: keep the table as results/frontier_TASK.json")
     parser.add_argument("--picture", type=Path, help="of show: the file to draw into")
     args = parser.parse_args()
     task = TASKS[args.task]
     epochs, levels = args.epochs or [task.epochs], args.levels or task.levels
     if args.verb == "show":
-        for row in table(args.task, args.methods, epochs, args.seeds, levels):
-            print("  ".join(f"{cell:>18}" for cell in row))
+        rows = list(table(args.task, args.methods, epochs, args.seeds, levels))
+        for row in rows:
+            print("  ".join(f"{cell:>22}" for cell in row))
+        if args.write:
+            write(args.task, rows, args.seeds)
         if args.picture:
             draw(args.picture, args.task, args.methods, epochs[0], args.seeds, levels)
         return
@@ -431,19 +435,46 @@ def measured(task, method, epochs, seeds, level):
 
 def table(task, methods, epochs, seeds, levels):
     """A row for each method: mean and standard deviation over the seeds at each level, on the test data."""
-    yield ["method", "rate, settings", *(f"{e} epochs, {100 * level:g} %" for e in epochs for level in levels)]
+    yield ["method", "rate, settings", *(f"{100 * level:g} %, {e} epochs" for e in epochs for level in levels)]
     digits = 2 if TASKS[task].better == "accuracy" else 4
     for method in methods:
         best = best_setting(task, method)
-        if best is None:
-            continue
         cells = [measured(task, method, e, seeds, level) for e in epochs for level in levels]
+        if best is None or all(cell is None or len(cell) < len(seeds) for cell in cells):
+            continue
+        settings = ", ".join([f"{best[0]:g}", *(f"{name} {value:g}" for name, value in best[1].items())])
         texts = [
-            f"{x.mean():.{digits}f} +- {x.std():.{digits}f} ({len(x)})" if len(x) > 1 else str(x.tolist())
-            for x in cells
-            if x is not None
+            f"{cell.mean():.{digits}f} ± {cell.std():.{digits}f}"
+            if cell is not None and len(cell) == len(seeds)
+            else ""
+            for cell in cells
         ]
-        yield [method, f"{best[0]:g} {best[1]}", *texts]
+        yield [LABELS.get(method, method), settings, *texts]
+
+
+LABELS = {"target": "our target", "law": "our law", "small": "dense, as many weights"}
+
+
+def write(task, rows, seeds):
+    """Keep the table with its evidence, as benchmarks/tables.py reads it."""
+    runs = [record for record in records() if record["task"] == task]
+    head, *body = rows
+    names = [f"cell{i}" for i in range(len(head))]
+    result = {
+        "title": f"{TASKS[task].__doc__} Test {TASKS[task].better}, mean and standard deviation over the seeds",
+        "command": [
+            f"python benchmarks/frontier.py {verb} --task {task}" for verb in ("tune", "final", "show --write")
+        ],
+        "data": f"frontier.jsonl, {len(runs)} runs; settings chosen on held-out training data, test data used once",
+        "seeds": seeds,
+        "machine": "; ".join(sorted({record["processor"] for record in runs})) + ", one thread a run",
+        "versions": {name: ", ".join(sorted({record[name] for record in runs})) for name in ("python", "torch")},
+        "date": max(record["date"] for record in runs),
+        "columns": [[title, f"{{{name}}}"] for title, name in zip(head, names, strict=True)],
+        "rows": [dict(zip(names, row, strict=True)) for row in body],
+    }
+    path = RESULTS.parent / f"frontier_{task}.json"
+    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def draw(path, task, methods, epochs, seeds, levels):
@@ -466,7 +497,7 @@ def draw(path, task, methods, epochs, seeds, levels):
             [f"{100 * level:g} %" for level, _ in points],
             means,
             [row.std() for _, row in points],
-            label={"target": "our target", "law": "our law", "small": "small dense network"}.get(method, method),
+            label=LABELS.get(method, method),
             color="#c75000" if ours else f"C{i}",
             linewidth=2.5 if ours else 1,
             marker="o" if ours else "os^vD<>p"[i % 8],
