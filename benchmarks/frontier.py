@@ -360,7 +360,7 @@ def settings_tried(task, method):
     return [(factor * TASKS[task].rate, settings) for factor in (1, 2) for settings in TRIED[method]]
 
 
-def best_setting(task, method):
+def best_setting(task, method) -> tuple[float, dict] | None:
     """Rate and settings with the best measure on the held-out part, at the most zeros; None before tuning."""
     sign = 1 if TASKS[task].better == "accuracy" else -1
     level = TASKS[task].levels[-1]
