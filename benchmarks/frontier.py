@@ -369,7 +369,10 @@ def best_setting(task, method) -> tuple[float, dict] | None:
         for lr, settings in settings_tried(task, method)
     ]
     known = [(value, *setting) for value, *setting in tried if value is not None]
-    return max(known, key=lambda row: sign * row[0])[1:] if known else None
+    if not known:
+        return None
+    _, lr, settings = max(known, key=lambda row: sign * row[0])
+    return lr, settings
 
 
 def tune_specs(task, methods):
