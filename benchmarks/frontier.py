@@ -364,15 +364,12 @@ def best_setting(task, method) -> tuple[float, dict] | None:
     """Rate and settings with the best measure on the held-out part, at the most zeros; None before tuning."""
     sign = 1 if TASKS[task].better == "accuracy" else -1
     level = TASKS[task].levels[-1]
-    tried = [
-        (reached(specs_of(task, method, level, lr, settings), level), lr, settings)
-        for lr, settings in settings_tried(task, method)
-    ]
-    known = [(value, *setting) for value, *setting in tried if value is not None]
-    if not known:
-        return None
-    _, lr, settings = max(known, key=lambda row: sign * row[0])
-    return lr, settings
+    best, value = None, None
+    for lr, settings in settings_tried(task, method):
+        new = reached(specs_of(task, method, level, lr, settings), level)
+        if new is not None and (value is None or sign * new > sign * value):
+            best, value = (lr, settings), new
+    return best
 
 
 def tune_specs(task, methods):
