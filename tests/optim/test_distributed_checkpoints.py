@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.checkpoint import state_dict as dcs
 from torch.optim import SGD, AdamW, NAdam, RMSprop
 
-from directional_pruning import GRDA, Directional, prunable_groups
+from directional_pruning import GRDA, Directional, Target, prunable_groups
 
 # Advice for programs of several processes.
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled, unavailable or uninitialized")
@@ -29,6 +29,8 @@ MAKE = {
     "Directional AdamW": lambda groups: Directional(AdamW(groups, lr=0.01), c=1.0, mu=0.6, power=4),
     "Directional AdamW tensor": lambda groups: Directional(AdamW(groups, lr=torch.tensor(0.01)), c=1.0, mu=0.6),
     "Directional RMSprop": lambda groups: Directional(RMSprop(groups, lr=0.01, momentum=0.5), c=1.0, mu=0.6),
+    "GRDA target": lambda groups: GRDA(groups, lr=0.1, target=Target(0.5, steps=10, every=1)),
+    "Directional target": lambda groups: Directional(SGD(groups, lr=0.1), target=Target(0.5, steps=10, every=1)),
     "Directional NAdam": lambda groups: Directional(NAdam(groups, lr=0.01), c=1.0, mu=0.6, power=3),
 }
 every_optimizer = pytest.mark.parametrize("make", MAKE.values(), ids=MAKE)
@@ -89,6 +91,8 @@ def test_a_distributed_checkpoint_gives_the_bits_of_never_having_stopped(make, d
     advance(again, restored, range(6, 10))
     assert bits(again, restored) == bits(model, optimizer)
     assert optimizer.state[model[0].weight]["threshold"] > 0
+    updates = [[group.get("target_updates") for group in each.param_groups] for each in (optimizer, restored)]
+    assert updates[0] == updates[1]
 
 
 def goes_on(folder):

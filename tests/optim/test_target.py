@@ -119,6 +119,40 @@ def test_each_group_may_have_a_target_of_its_own_or_none(make):
     assert [zeros([model[i].weight])[0] for i in (0, 2, 4)] == [160, 1800, 0]
 
 
+@pytest.mark.parametrize("scope", ["global", "group", "layer"])
+@pytest.mark.parametrize("late", ["added", "rate 0", "no gradient"])
+@every_optimizer
+def test_what_begins_to_train_later_ends_with_the_same_share(make, late, scope):
+    model = network()
+    first, second = [model[0].weight], [model[2].weight, model[4].weight]
+    groups = [{"params": second}] if late == "added" else [{"params": first}, {"params": second}]
+    optimizer = make(groups, target=Target(0.8, STEPS, scope=scope))
+    rate = optimizer.param_groups[0]["lr"]
+    if late == "rate 0":
+        optimizer.param_groups[0]["lr"] = 0.0
+    first[0].requires_grad_(late != "no gradient")
+    train(model, optimizer, STEPS // 2)
+    if late == "added":
+        optimizer.add_param_group({"params": first})
+    optimizer.param_groups[0]["lr"] = rate
+    first[0].requires_grad_(True)
+    train(model, optimizer, STEPS // 2, first=STEPS // 2)
+    assert_share(optimizer, 0.8)
+
+
+@every_optimizer
+def test_infinite_gradients_make_no_zeros(make):
+    model = network()
+    optimizer = make([layer.weight for layer in (model[0], model[2], model[4])], target=Target(0.9, 10, every=1))
+    train(model, optimizer, 5)
+    for _ in range(5):
+        for p in pruned(optimizer):
+            p.grad = torch.full_like(p, math.inf)
+        optimizer.step()
+    assert not any(p.isfinite().any() for p in pruned(optimizer))
+    assert all(optimizer.state[p]["threshold"].isfinite() for p in pruned(optimizer))
+
+
 @every_optimizer
 def test_the_weights_follow_from_the_duals(make):
     model = network()
@@ -187,6 +221,16 @@ def test_without_a_target_the_law_sets_the_threshold(make):
     for model, options in zip(models, ({"c": 0.01}, {"c": 0.01, "target": None}), strict=True):
         train(model, make(prunable_groups(model), **options), 10)
     assert all(torch.equal(p, q) for p, q in zip(*(model.parameters() for model in models), strict=True))
+
+
+def test_a_captured_target_has_the_time_of_the_parameter_with_the_most_updates():
+    model = network()
+    optimizer = GRDA(prunable_groups(model), lr=0.1, target=Target(0.9, STEPS), capturable=True, fused=False)
+    model[0].weight.requires_grad_(False)
+    train(model, optimizer, STEPS // 2)
+    model[0].weight.requires_grad_(True)
+    train(model, optimizer, STEPS // 2, first=STEPS // 2)
+    assert_share(optimizer, 0.9)
 
 
 def test_capturable_thresholds_equal_those_of_the_host():
@@ -318,8 +362,14 @@ def test_a_target_on_multiply_adds_counts_what_the_layers_use(make):
         optimizer.step()
     saved = sum(used[name] * int((p == 0).sum()) for name, p in model.named_parameters() if name in used)
     assert abs(saved - 0.6 * (36 * 108 + 1080)) <= 36
-    with pytest.raises(ValueError, match=r"invalid target: .* \(must be of weights, or get counts by"):
+    refused = pytest.raises(ValueError, match=r"invalid target: .* \(must be of weights, or get counts by")
+    with refused:
         train(model := network(), make(prunable_groups(model), target=target), 1)
+    for bad in ([-1], [math.nan], ["many"], [1, 1], None):
+        w = nn.Parameter(torch.ones(1))
+        w.grad = torch.ones(1)
+        with refused:
+            make([{"params": [w], "multiply_adds": bad}], target=target).step()
     with pytest.raises(ValueError, match=r"invalid multiply_adds: none of '0.weight' \(take"):
         prunable_groups(model, multiply_adds={})
 
@@ -363,6 +413,16 @@ def test_the_magnitude_at_a_share_is_that_of_a_sort(specs, share, near):
     assert abs(int((magnitudes <= g).sum()) - share * len(magnitudes)) <= 1
     on_device = magnitude_at_on_device(torch.tensor(share, dtype=torch.float64), [Magnitudes(vs)])
     assert abs(int((magnitudes <= on_device).sum()) - share * len(magnitudes)) <= 1
+
+
+def test_costs_that_are_not_whole_numbers_give_the_share_too():
+    torch.manual_seed(0)
+    parts = [Magnitudes([torch.randn(20)], 0.1), Magnitudes([torch.randn(30)], 1 / 3), Magnitudes([torch.zeros(5)], 0)]
+    for i in range(1, 20):
+        g, share = magnitude_at(i / 20, parts)
+        counted = sum(cost * int((v[0].abs() <= g).sum()) for v, cost, _ in parts) / 12
+        assert share == pytest.approx(counted)
+        assert abs(share - i / 20) <= 1 / 3 / 12
 
 
 def test_a_cost_weighs_the_elements():

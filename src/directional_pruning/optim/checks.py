@@ -1,5 +1,6 @@
 """Validate hyper-parameters: a bad one raises ValueError with its name and value, in one line."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,14 +68,13 @@ def _rule(name: str, x: Any, group: dict[str, Any]) -> tuple[Any, str]:
         case "target":
             if x is None or not isinstance(x, tuple):
                 return x is None, "a Target, such as Target(0.9, steps=1000)"
-            # The defaults have no parameters to count for.
-            if target_of(x).of == "weights" or "params" not in group or not group["c"] > 0:
+            # The defaults have no parameters to count for; those of a group that is added are a list only then.
+            params, counts = group.get("params"), group.get("multiply_adds")
+            if target_of(x).of == "weights" or not isinstance(params, list) or not group["c"] > 0:
                 return True, ""
-            counted = len(group.get("multiply_adds", ())) == len(group["params"])
-            return (
-                counted,
-                "of weights, or get counts by prunable_groups(model, multiply_adds=...)",
-            )
+            counted = isinstance(counts, list | tuple) and len(counts) == len(params)
+            counted = counted and all(isinstance(n, int | float) and 0 <= n < math.inf for n in counts)
+            return counted, "of weights, or get counts by prunable_groups(model, multiply_adds=...)"
         case _:
             return 0 <= x <= _LARGEST, ">= 0 and finite"
 

@@ -67,14 +67,20 @@ def check_changed(optimizer: Optimizer, check_group: Callable[[dict[str, Any]], 
     for i, group in enumerate(groups):
         if i == len(checked):
             checked.append(())
-        if len(checked[i]) == len(group) and all(map(is_, group.values(), checked[i])):
+        compared = group.values() if group.get("target") is None else _without_time(group)
+        if len(checked[i]) == len(compared) and all(map(is_, compared, checked[i])):
             continue
         checked[i] = ()
         make_plain(group)
         check_group(group)
-        values = tuple(group.values())
+        values = tuple(group.values() if group["target"] is None else _without_time(group))
         if not any(isinstance(value, Tensor) and value.is_cpu for value in values):
             checked[i] = values
+
+
+def _without_time(group: dict[str, Any]) -> list[Any]:
+    """The values of a group but for the count of its updates, which each step changes."""
+    return [value for key, value in group.items() if key != "target_updates"]
 
 
 def check_grda(group: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ equal bins, the next inside of the bin that holds the threshold. The counts of s
 chosen. So every process finds the same threshold, nothing is sorted, and no number of elements is too large.
 """
 
-import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from . import kernels
 
-__all__ = ["Magnitudes", "magnitude_at"]
+__all__ = ["MOST", "Magnitudes", "magnitude_at", "magnitude_at_on_device"]
 
 BINS = 2048
 # The first bin and the logarithm of the bins' width: over all magnitudes, and then twice inside of one bin.
@@ -23,7 +22,9 @@ _PASSES = (20, 9, 0)
 # The same of bins around the previous threshold: 0.1 % and 3 % to each side.
 _NARROW, _WIDE = 3, 8
 _PRECISION = 1e-5  # of all elements: a bin that has no more is not divided further
-_LARGEST = 3e38  # nearly that of float32
+MOST = torch.finfo(torch.float32).max
+"""The largest answer: it is finite, so that no infinity becomes a zero."""
+_BITS_OF_MOST = 0x7F7FFFFF
 _CHUNK = 2**22  # elements that torch's operations count at a time, with 8 bytes for each
 
 
@@ -60,24 +61,25 @@ def magnitude_at(share: float, parts: Sequence[Magnitudes], *, near: float = 0.0
     >>> magnitude_at(0.5, [Magnitudes([v])]).g, magnitude_at(0.75, [Magnitudes([v])], near=2.9)
     (2.0, Found(g=3.0, share=0.75))
     """
-    low, shift = 0, _PASSES[0]
+    low, shift, is_inside = 0, _PASSES[0], True  # is_inside: the bins are sure to hold the answer
     if near > 0:
         shift = _NARROW if tolerance else _WIDE
-        low = _around(near, shift)
+        low, is_inside = _around(near, shift), False
     while True:
-        counts = count_all(parts, low, shift)
-        below, wanted = counts.cumsum(0).tolist(), share * float(counts.sum())
+        below = count_all(parts, low, shift).cumsum(0).tolist()
+        wanted = share * below[-1]
         if wanted <= 0:
             return Found(0.0, 0.0)
-        if tolerance and 0 < low == _around(near, shift) and near < _LARGEST:
+        if tolerance and 0 < low == _around(near, shift) and near < MOST:
             middle = below[BINS // 2]  # up to and with near
             if abs(middle - wanted) <= tolerance * below[-1]:
                 return Found(near, middle / below[-1])
         bin_ = next(i for i, sum_ in enumerate(below) if sum_ >= wanted or i > BINS)
-        if not 0 < bin_ <= BINS:  # outside of the window
-            low, shift = (_around(near, _WIDE), _WIDE) if shift == _NARROW else (0, _PASSES[0])
+        if not is_inside and not 0 < bin_ <= BINS:
+            low, shift, is_inside = (_around(near, _WIDE), _WIDE, False) if shift == _NARROW else (0, _PASSES[0], True)
             continue
-        low += (bin_ - 1) << shift
+        bin_ = min(max(bin_, 1), BINS)  # sums of costs are rounded
+        low, is_inside = low + ((bin_ - 1) << shift), True
         if shift == 0 or below[bin_] - below[bin_ - 1] <= _PRECISION * below[-1]:
             # All of this bin, or none where that is nearer.
             none = below[bin_ - 1] > 0 and wanted - below[bin_ - 1] < below[bin_] - wanted
@@ -93,7 +95,7 @@ def magnitude_at_on_device(share: Tensor, parts: Sequence[Magnitudes]) -> Tensor
         below = count_all(parts, low, shift).cumsum(0)
         bin_ = (below < share * below[-1]).sum().clamp(1, BINS)
         low = low + (bin_ - 1 << shift)
-    return low.to(torch.int32).view(torch.float32)
+    return low.clamp(max=_BITS_OF_MOST).to(torch.int32).view(torch.float32)
 
 
 def count_all(parts: Sequence[Magnitudes], low: int | Tensor, shift: int) -> Tensor:
@@ -103,7 +105,7 @@ def count_all(parts: Sequence[Magnitudes], low: int | Tensor, shift: int) -> Ten
         counts = count(tensors, low, shift)
         if add_up is not None:
             add_up(counts)
-        costs.append(counts.to(torch.float64) * cost)
+        costs.append(counts.to(costs[0].device if costs else counts.device, torch.float64) * cost)
     return torch.stack(costs).sum(0)
 
 
@@ -127,8 +129,8 @@ def _around(near: float, shift: int) -> int:
 
 
 def _bits(x: float) -> int:
-    return struct.unpack("<i", struct.pack("<f", min(x, _LARGEST)))[0]
+    return struct.unpack("<i", struct.pack("<f", min(x, MOST)))[0]
 
 
 def _float(bits: int) -> float:
-    return struct.unpack("<f", struct.pack("<i", max(bits, 0)))[0] if bits < 0x7F800000 else math.inf
+    return struct.unpack("<f", struct.pack("<i", min(max(bits, 0), _BITS_OF_MOST)))[0]

@@ -18,7 +18,7 @@ class Target:
     .. math:: S(t) = S \left(1 - \left(1 - \frac{t - t_0}{t_1 - t_0}\right)^3\right) \text{ from } t_0
         \text{ to } t_1, \qquad \#\{|v_i| \le g(t)\} = S(t) \cdot \#v
 
-    t counts updates; ``t0 = start * steps`` and ``t1 = end * steps``. Before t0 the threshold g is 0. From t1 on the
+    t counts updates, ``t0 = start * steps`` and ``t1 = end * steps``; before t0 the threshold g is 0. From t1 on the
     zeros are counted after every update, and g is set where the share has left S by 0.005 points; at the last step it
     is exact. So the share is S whenever the training stops.
 
@@ -26,6 +26,13 @@ class Target:
     that are zero learn:
 
     .. math:: w_i = v_i \left(1 - (g / |v_i|)^p\right) \text{ where } |v_i| > g, \text{ else } 0
+
+    t is the number of updates of the whole optimizer under this target, so parameters that are added or unfrozen later
+    end with the same share. A weight that has no gradient for a while stays in the share, and is cut under the new
+    threshold too. A group with ``lr = 0`` is left out until its rate rises.
+
+    Half-precision weights under ``Directional`` have few different magnitudes: a base rounds its small steps away. Then
+    the share may be up to 0.1 points off, which a warning says.
 
     Under a target the group's own ``c``, ``mu`` and ``power`` do not count; of ``c`` only whether it is 0, which means
     that the group is not pruned.

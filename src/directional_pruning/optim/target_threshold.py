@@ -10,7 +10,7 @@ from torch import Tensor
 from ..caller import warn_caller
 from ..tensors import local_tensor
 from . import kernels
-from .quantile import Magnitudes, magnitude_at, magnitude_at_on_device
+from .quantile import MOST, Magnitudes, magnitude_at, magnitude_at_on_device
 from .target import Target, target_of
 from .threshold import cut
 
@@ -31,38 +31,43 @@ def cut_at_targets(groups: Iterable[dict[str, Any]], states: Any, *, counter: st
     """Set the thresholds of all groups with a target, and make the weights again from the dual variables.
 
     Args:
-        groups: parameter groups whose ``"target"`` is None or a :class:`Target` as a tuple. Those with a threshold to
-            set count one more update in ``"target_updates"``.
+        groups: parameter groups whose ``"target"`` is None or a :class:`Target` as a tuple. Those with a target count
+            their updates in ``"target_updates"``. The time of a target is the largest count of its groups, so that a
+            group that begins later ends with the same share.
         states: the optimizer's state: ``"dual"`` and ``"threshold"`` of each parameter that is pruned.
         counter: the name in it of the number of updates.
     """
-    sets: dict[Any, tuple[Target, int | Tensor, list[_Row]]] = {}
+    sets: dict[Any, list[_Row]] = {}
+    times: dict[Target, int] = {}
+    clocks: dict[Target, list[Tensor]] = {}  # of targets whose time the host does not know
     for i, group in enumerate(groups):
         if group["target"] is None or not group["c"] > 0:
             continue
-        lr = group["lr"]
-        if not (isinstance(lr, Tensor) and not lr.is_cpu) and lr == 0:
-            continue  # nothing moves
-        group["target_updates"] = t = group.get("target_updates", 0) + 1
-        target = target_of(group["target"])
+        target, lr = target_of(group["target"]), group["lr"]
+        moves = (isinstance(lr, Tensor) and not lr.is_cpu) or bool(lr != 0)
+        # Also at a rate of 0: a distributed checkpoint loads only what is there after such a step.
+        group["target_updates"] = updates = group.get("target_updates", 0) + moves
+        times[target] = max(updates, times.get(target, 0))
         for j, p in enumerate(group["params"]):
             state = states.get(p, {})
-            if "dual" not in state:
+            if not moves or "dual" not in state:
                 continue
             place = {"global": (), "group": (i,), "layer": (i, j)}[target.scope]
-            time = state[counter] if group.get("capturable") else t
-            _, _, rows = sets.setdefault((target, *place), (target, time, []))
             cost = group["multiply_adds"][j] / max(p.numel(), 1) if target.of == "macs" else 1.0
-            rows.append(_Row(p, state["dual"], state["threshold"], state[counter], cost))
-    for target, t, rows in sets.values():
-        if isinstance(t, Tensor):
-            share = target.share_on_device(t)
+            row = _Row(p, state["dual"], state["threshold"], state[counter], cost)
+            sets.setdefault((target, *place), []).append(row)
+            if group.get("capturable"):
+                clocks.setdefault(target, []).append(row.n)
+    for (target, *_), rows in sets.items():
+        t = times[target]
+        if target in clocks:
+            share = target.share_on_device(torch.stack(clocks[target]).amax())
             g: Any = magnitude_at_on_device(share, list(_parts(rows)))
         elif target.is_due(t) and (share := target.share(t)) > 0:
             parts = list(_parts(rows))
             before = torch.stack([row.g.to(rows[0].g.device) for row in rows]).tolist()
             g, reached = magnitude_at(share, parts, near=before[0], tolerance=target.tolerance(t))
-            if t == target.steps:
+            if t == target.steps and g < MOST:  # else v is not finite, which the weights show
                 _warn_of_miss(target, reached, parts)
             if set(before) == {g}:
                 continue
