@@ -158,12 +158,32 @@ def test_the_weights_follow_from_the_duals(make):
     model = network()
     optimizer = make(prunable_groups(model), target=Target(0.7, STEPS))
     train(model, optimizer, STEPS - 5)
-    power = 16
+    power = 64
     for p in pruned(optimizer):
         v, g = optimizer.state[p]["dual"], float(optimizer.state[p]["threshold"])
         expected = torch.where(v.abs() > g, v * (1 - (g / v.abs()) ** power), 0.0)
         torch.testing.assert_close(p.detach(), expected)
         assert not torch.signbit(p[p == 0]).any()
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@every_optimizer
+def test_the_power_of_the_cut_doubles_while_the_share_rises(make, scope):
+    model = network()
+    target = Target(0.9, STEPS, start=0.1, end=0.7, every=2, power=(2, 16), scope=scope)
+    optimizer = make(prunable_groups(model), target=target)
+    powers = []
+    for _ in range(STEPS):
+        train(model, optimizer, 1)
+        powers.append(optimizer.param_groups[0].get("cut_power", 2))
+        for p in pruned(optimizer):
+            v, g = optimizer.state[p]["dual"], float(optimizer.state[p]["threshold"])
+            expected = torch.where(v.abs() > g, v * (1 - (g / v.abs()) ** powers[-1]), 0.0)
+            torch.testing.assert_close(p.detach(), expected)
+    rise = range(1, 42)
+    assert [powers[t - 1] for t in rise] == [target.power_at(t - t % 2) for t in rise]
+    assert sorted(set(powers)) == [2, 4, 8, 16]
+    assert set(powers[41:]) == {16}
 
 
 @pytest.mark.parametrize("stop", [1, 7, 20, 44, 50])
@@ -261,6 +281,8 @@ def test_capturable_thresholds_equal_those_of_the_host():
         ({"of": "bytes"}, "invalid of: 'bytes' "),
         ({"power": 0.5}, "invalid power: 0.5 "),
         ({"power": math.nan}, "invalid power: nan "),
+        ({"power": (8, 4)}, r"invalid power: \(8, 4\) "),
+        ({"power": (8,)}, r"invalid power: \(8,\) "),
         ({"gradient_of_zeros": -0.1}, "invalid gradient_of_zeros: -0.1 "),
         ({"gradient_of_zeros": "half"}, "invalid gradient_of_zeros: 'half' "),
     ],
@@ -338,7 +360,7 @@ def test_while_the_share_is_held_a_threshold_moves_only_where_it_has_to(make):
         shares.append(float((w == 0).float().mean()))
         thresholds.append(float(optimizer.state[w]["threshold"]))
         expected = torch.empty_like(w)
-        cut(optimizer.state[w]["dual"], thresholds[-1], 16, out=expected)
+        cut(optimizer.state[w]["dual"], thresholds[-1], optimizer.param_groups[0].get("cut_power", 8), out=expected)
         torch.testing.assert_close(w.detach(), expected)
     held = shares[9:]
     assert max(abs(share - 0.9) for share in held) <= 1e-4

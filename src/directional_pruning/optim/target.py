@@ -1,5 +1,6 @@
 """A wanted share of zeros: how large it is when, and how the step makes zeros of weights and weights of zeros."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import lru_cache
@@ -44,8 +45,10 @@ class Target:
         every: updates between two thresholds while the share rises.
         scope: ``"global"``: one threshold for all pruned weights, so that each layer gets the zeros it can bear;
             ``"group"``: one for each parameter group; ``"layer"``: one for each parameter.
-        power: p above, >= 1. 1 is soft-thresholding; the larger it is, the less a survivor shrinks; with ``math.inf``
-            survivors are their dual. 1, 2, 4, 8, 16 and ``math.inf`` are fast.
+        power: p above, >= 1: a number, or the first and the last. From the first to the last it doubles, at equal parts
+            of the time from t0 to t1. 1 is soft-thresholding; the larger it is, the less a survivor shrinks; with
+            ``math.inf`` survivors are their dual. 1, 2, 4 and so on up to 64 and ``math.inf`` are fast. With
+            ``capturable`` it stays the first, since the host does not know t.
         gradient_of_zeros: factor in [0, 1] on the gradient of the weights that are zero, once g > 0. The smaller it is,
             the fewer of them return. ``Directional`` applies it to ``p.grad`` in place, before its base moves.
         of: ``"weights"``: S is a share of the weights; ``"macs"``: of their multiply-adds, so each weight counts as
@@ -66,7 +69,7 @@ class Target:
     end: float = 0.75
     every: int = 10
     scope: str = "global"
-    power: float = 16
+    power: float | tuple[float, float] = (8, 64)
     gradient_of_zeros: float = 0.5
     of: str = "weights"
 
@@ -77,7 +80,7 @@ class Target:
             ("start", lambda x: 0 <= x < 1, "a part of the steps, from 0 to below 1"),
             ("end", lambda x: self.start < x <= 1, "a part of the steps, above start, at most 1"),
             ("every", lambda x: x >= 1 and x == int(x), "a whole number of updates, at least 1"),
-            ("power", lambda x: x >= 1, "a number, at least 1"),
+            ("power", _is_power, "a number, at least 1, or two of them that rise"),
             ("gradient_of_zeros", lambda x: 0 <= x <= 1, "a factor from 0 to 1"),
             ("of", lambda x: x in ("weights", "macs"), "weights or macs"),
             ("scope", lambda x: x in ("global", "group", "layer"), "global, group or layer"),
@@ -92,8 +95,25 @@ class Target:
 
     def share(self, t: float) -> float:
         """S(t), the wanted share of zeros after t updates."""
-        left = 1 - (t / self.steps - self.start) / (self.end - self.start)
-        return self.sparsity * (1 - min(max(left, 0.0), 1.0) ** 3)
+        return self.sparsity * (1 - (1 - self._risen(t)) ** 3)
+
+    def power_at(self, t: float) -> float:
+        """The power p of a cut after t updates.
+
+        >>> [Target(0.9, steps=100, start=0.1, end=0.7).power_at(t) for t in (0, 29, 30, 50, 70, 100)]
+        [8, 8, 16, 32, 64, 64]
+        """
+        if not isinstance(self.power, tuple):
+            return self.power
+        first, last = self.power
+        if last == math.inf:
+            return first if t < self.end * self.steps else last
+        # 1e-9, so that a rounded quotient does not delay a doubling.
+        return min(first * 2 ** int(self._risen(t) * math.log2(last / first) + 1e-9), last)
+
+    def _risen(self, t: float) -> float:
+        """The part of the time from t0 to t1 that has passed, from 0 to 1."""
+        return min(max((t / self.steps - self.start) / (self.end - self.start), 0.0), 1.0)
 
     def share_on_device(self, t: Tensor) -> Tensor:
         """:meth:`share`, without the host reading t."""
@@ -107,6 +127,13 @@ class Target:
     def is_due(self, t: int) -> bool:
         """Whether the threshold is set after update t."""
         return t >= self.end * self.steps or t % self.every == 0
+
+
+def _is_power(x: Any) -> bool:
+    if not isinstance(x, tuple):
+        return x >= 1
+    first, last = x
+    return 1 <= first <= last and first < math.inf
 
 
 class Law(NamedTuple):
@@ -139,7 +166,7 @@ def law_of(group: dict[str, Any]) -> Law:
     if group["target"] is None:
         return Law(group["c"], group.get("power", 1))
     target = target_of(group["target"])
-    return Law(0.0, target.power, target.gradient_of_zeros)
+    return Law(0.0, group.get("cut_power", target.power_at(0)), target.gradient_of_zeros)
 
 
 def has_target(groups: Iterable[dict[str, Any]]) -> bool:

@@ -11,7 +11,7 @@ from ..caller import warn_caller
 from ..tensors import local_tensor
 from . import kernels
 from .quantile import MOST, Magnitudes, magnitude_at, magnitude_at_on_device
-from .target import Target, target_of
+from .target import Target, law_of, target_of
 from .threshold import cut
 
 __all__ = ["cut_at_targets"]
@@ -25,6 +25,9 @@ class _Row(NamedTuple):
     g: Tensor
     n: Tensor
     cost: float
+    group: dict[str, Any]
+    power: float
+    """Of the last cut."""
 
 
 def cut_at_targets(groups: Iterable[dict[str, Any]], states: Any, *, counter: str) -> None:
@@ -32,8 +35,8 @@ def cut_at_targets(groups: Iterable[dict[str, Any]], states: Any, *, counter: st
 
     Args:
         groups: parameter groups whose ``"target"`` is None or a :class:`Target` as a tuple. Those with a target count
-            their updates in ``"target_updates"``. The time of a target is the largest count of its groups, so that a
-            group that begins later ends with the same share.
+            their updates in ``"target_updates"`` and keep the power of their last cut in ``"cut_power"``. The time of a
+            target is the largest count of its groups, so that a group that begins later ends with the same share.
         states: the optimizer's state: ``"dual"`` and ``"threshold"`` of each parameter that is pruned.
         counter: the name in it of the number of updates.
     """
@@ -47,6 +50,7 @@ def cut_at_targets(groups: Iterable[dict[str, Any]], states: Any, *, counter: st
         moves = (isinstance(lr, Tensor) and not lr.is_cpu) or bool(lr != 0)
         # Also at a rate of 0: a distributed checkpoint loads only what is there after such a step.
         group["target_updates"] = updates = group.get("target_updates", 0) + moves
+        group["cut_power"] = law_of(group).power
         times[target] = max(updates, times.get(target, 0))
         for j, p in enumerate(group["params"]):
             state = states.get(p, {})
@@ -54,12 +58,12 @@ def cut_at_targets(groups: Iterable[dict[str, Any]], states: Any, *, counter: st
                 continue
             place = {"global": (), "group": (i,), "layer": (i, j)}[target.scope]
             cost = group["multiply_adds"][j] / max(p.numel(), 1) if target.of == "macs" else 1.0
-            row = _Row(p, state["dual"], state["threshold"], state[counter], cost)
+            row = _Row(p, state["dual"], state["threshold"], state[counter], cost, group, group["cut_power"])
             sets.setdefault((target, *place), []).append(row)
             if group.get("capturable"):
                 clocks.setdefault(target, []).append(row.n)
     for (target, *_), rows in sets.items():
-        t = times[target]
+        t, power = times[target], target.power_at(0)
         if target in clocks:
             share = target.share_on_device(torch.stack(clocks[target]).amax())
             g: Any = magnitude_at_on_device(share, list(_parts(rows)))
@@ -69,16 +73,18 @@ def cut_at_targets(groups: Iterable[dict[str, Any]], states: Any, *, counter: st
             g, reached = magnitude_at(share, parts, near=before[0], tolerance=target.tolerance(t))
             if t == target.steps and g < MOST:  # else v is not finite, which the weights show
                 _warn_of_miss(target, reached, parts)
-            if set(before) == {g}:
+            power = target.power_at(t)
+            if set(before) == {g} and all(row.power == power for row in rows):
                 continue
         else:
             continue
         for row in rows:
+            row.group["cut_power"] = power
             row.g.copy_(g) if isinstance(g, Tensor) else row.g.fill_(g)
         local = [(local_tensor(row.w), local_tensor(row.v), row.g, row.n) for row in rows]
-        for i in kernels.make_weights(*zip(*local, strict=True), power=target.power):
+        for i in kernels.make_weights(*zip(*local, strict=True), power=power):
             w, v, _, _ = local[i]
-            cut(v, g, target.power, out=w)
+            cut(v, g, power, out=w)
 
 
 def _warn_of_miss(target: Target, reached: float, parts: list[Magnitudes]) -> None:

@@ -56,7 +56,7 @@ def cut(v: Tensor, g: float | Tensor, power: float, *, out: Tensor) -> None:
     # A tensor, because torch divides a number by a tensor in two roundings.
     g = g.to(v.dtype) if isinstance(g, Tensor) else torch.full((), g, dtype=v.dtype, device=v.device)
     ratio = g / v.abs()
-    if power in (2, 4, 8, 16):
+    if power in (2, 4, 8, 16, 32, 64):
         share = ratio
         for _ in range(int(power).bit_length() - 1):
             share.square_()

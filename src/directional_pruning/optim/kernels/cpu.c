@@ -66,13 +66,15 @@ INLINE float shrink(float x, float g) {
     return x - (g < above ? g : above);
 }
 
-/* 0 up to g; beyond it x (1 - (g / |x|)^power) for a power of 1, 2, 4, 8 or 16, or x itself. */
+/* 0 up to g; beyond it x (1 - (g / |x|)^power) for a power of 1, 2, 4, 8, 16, 32 or 64, or x itself. */
 enum { HARD = 0, LATER = -1 };
 INLINE float cut(float x, float g, int power) {
     float ratio = g / x, loss = ratio * ratio;
     if (power >= 4) loss *= loss;
     if (power >= 8) loss *= loss;
     if (power >= 16) loss *= loss;
+    if (power >= 32) loss *= loss;
+    if (power >= 64) loss *= loss;
     float beyond = power == HARD ? x : power == 1 ? shrink(x, g) : x * (1.0f - loss);
     return fabsf(x) <= g ? 0.0f : beyond;
 }
@@ -105,6 +107,8 @@ INLINE void cut_as(const float *v, float g, Py_ssize_t n, void *made, int bytes,
         else if (power == 4) cut_as(v, g, n, made, bytes, 4);                                                         \
         else if (power == 8) cut_as(v, g, n, made, bytes, 8);                                                         \
         else if (power == 16) cut_as(v, g, n, made, bytes, 16);                                                       \
+        else if (power == 32) cut_as(v, g, n, made, bytes, 32);                                                       \
+        else if (power == 64) cut_as(v, g, n, made, bytes, 64);                                                       \
         else cut_as(v, g, n, made, bytes, HARD);                                                                      \
     } while (0)
 
@@ -211,6 +215,8 @@ INLINE void update_blocks(const Row *row, Py_ssize_t from, Py_ssize_t n, Rates r
         else if (rates.power == 4) UPDATE_AS(w_bytes, 0, 0, 0, 4);                                                    \
         else if (rates.power == 8) UPDATE_AS(w_bytes, 0, 0, 0, 8);                                                    \
         else if (rates.power == 16) UPDATE_AS(w_bytes, 0, 0, 0, 16);                                                  \
+        else if (rates.power == 32) UPDATE_AS(w_bytes, 0, 0, 0, 32);                                                  \
+        else if (rates.power == 64) UPDATE_AS(w_bytes, 0, 0, 0, 64);                                                  \
         else UPDATE_AS(w_bytes, 0, 0, 0, HARD);                                                                       \
     } while (0)
 

@@ -65,6 +65,10 @@ def _cut(v, g, POWER: tl.constexpr):
             loss = loss * loss
         if POWER >= 16:
             loss = loss * loss
+        if POWER >= 32:
+            loss = loss * loss
+        if POWER >= 64:
+            loss = loss * loss
         beyond = v * (1.0 - loss)
     return tl.where(tl.abs(v) <= g, 0.0, beyond)
 

@@ -51,7 +51,7 @@ def _load() -> Any:
 _native = _load()
 
 # The powers of the cut that the kernels know, as they number them; 0 is the hard cut.
-POWERS = {1: 1, 2: 2, 4: 4, 8: 8, 16: 16, math.inf: 0}
+POWERS = {1: 1, 2: 2, 4: 4, 8: 8, 16: 16, 32: 32, 64: 64, math.inf: 0}
 _CPU = 1  # a bit of _devices
 # With fewer elements than this a second thread costs more than it saves; with more the caches do not hold them anyway.
 _ELEMENTS_PER_THREAD = 2**17
