@@ -315,7 +315,7 @@ TRIED = {
     "str": [{"first": -6.0}, {"first": -5.0}],
     "pat": [{}],
     "law": [{"power": 1}, {"power": 4}],
-    "target": [{"power": 8}, {"power": 16}],
+    "target": [{"power": 8}, {}],
 }
 STRENGTHS_OF = {
     "cifar16": {"law": (0.04, 0.08, 0.16), "pat": (0.0015, 0.004, 0.01), "str": (1e-3, 2e-3, 4e-3)},
