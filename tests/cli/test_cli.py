@@ -155,6 +155,8 @@ def verbs_of(folder):
         (["train", "digits", "--device", "abacus"], "invalid device: abacus"),
         (["train", "digits", "--momentun", "0.9"], "--momentun"),
         (["trian"], "trian"),
+        (["export", "nowhere"], "which format? Give --format sparse, --format onnx or --format state-dict"),
+        (["size", "."], ". is a folder; give a file of weights, such as model.sparse.safetensors"),
         (["train", "digits", "--resume", "x"], "--resume goes on with the run as it was configured"),
         (["train", "digit"], "unknown recipe: digit (did you mean digits? there is: "),
         *((verb, "no such run folder: nowhere") for verb in verbs_of("nowhere")),

@@ -177,7 +177,7 @@ def test_the_papers_protocol_holds_nothing_out_to_choose_on(tmp_path):
         (["nothing", "--drop", "1"], "unknown recipe: nothing"),
         (["digits", "--drop", "-1"], "invalid drop: -1.0"),
         (["digits", "--resume", "x"], "--resume goes on with the search as it was configured"),
-        (["--resume", "nowhere"], "nowhere/tune.json: No such file or directory"),
+        (["--resume", "nowhere"], "not a folder of tune (no tune.json): nowhere"),
     ],
 )
 def test_a_mistake_of_tune_is_one_line(tmp_path, capsys, monkeypatch, args, message):

@@ -120,6 +120,20 @@ def test_under_a_target_the_advice_is_about_the_target():
         train(model, optimizer, 10)
 
 
+@pytest.mark.parametrize("make", [GRDA, lambda groups, lr, target: Directional(SGD(groups, lr), target=target)])
+def test_an_end_before_the_target_is_reached_is_said(make):
+    model = network()
+    optimizer = make(prunable_groups(model), lr=0.1, target=Target(0.5, steps=1000))
+    message = r"stopped before the target of 50 % zeros is reached: 10 of its 1,000 steps were made"
+    with pytest.warns(UserWarning, match=message), SparsityMonitor(model, optimizer, interval=5):
+        train(model, optimizer, 10)
+    for steps in (5, 10, 13):  # from three quarters of its steps on, a target is reached
+        model = network()
+        optimizer = make(prunable_groups(model), lr=0.1, target=Target(0.5, steps=steps))
+        with SparsityMonitor(model, optimizer, interval=5):
+            train(model, optimizer, 10)
+
+
 def test_one_dead_layer_is_named_and_a_bias_of_zeros_is_not():
     model = network()
     with torch.no_grad():

@@ -45,4 +45,4 @@ def compare(
 
     show_comparison(Screen(), comparison_rows(runs))
     inside = len(runs) == 1 and (runs[0] / SWEEP).exists()
-    print(write_comparison(runs, out or (runs[0] if inside else Path()) / "comparison.html"))
+    print(f"comparison: {write_comparison(runs, out or (runs[0] if inside else Path()) / 'comparison.html')}")

@@ -16,7 +16,9 @@ __all__ = ["compact", "export", "size"]
 @app.command()
 def export(
     run: RUN,
-    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="sparse, onnx or state-dict.")],
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="sparse, onnx or state-dict.", show_default=False)
+    ] = "",
     values: Annotated[
         str, typer.Option(help="Of sparse: the nonzeros as float32, or rounded to bfloat16 or float16.")
     ] = "float32",
@@ -26,6 +28,8 @@ def export(
     """Write the sparse network of a finished run as a small file, for ONNX runtimes, or as a plain state dict."""
     from ..runs import export_run
 
+    if not form:
+        stop("which format? Give --format sparse, --format onnx or --format state-dict", 2)
     try:
         path = export_run(run, form, values=values, out=out, compacted=compacted)
     except (ValueError, RuntimeError) as error:
@@ -72,6 +76,8 @@ def size(
     from ..deploy import file_size, read_weights
     from ..run_folder import CONFIG, SPARSE_WEIGHTS
 
+    if file.is_dir():
+        stop(f"{file} is a folder; give a file of weights, such as {file / SPARSE_WEIGHTS}", 2)
     state = read_weights(file)
     try:
         with warnings.catch_warnings(record=True) as caught:

@@ -73,8 +73,10 @@ def prunable_groups(
                 skipped.add(p)
                 unmatched.discard(item)
     if unmatched:
-        choices = f"{', '.join(_KINDS[:3])} nor {', '.join(_KINDS[3:])} or a parameter's name"
-        raise ValueError(f"invalid skip: {sorted(unmatched)[0]!r} (neither {choices})")
+        raise ValueError(
+            f"invalid skip: {sorted(unmatched)[0]!r} (must be one of {', '.join(_KINDS)}, "
+            "or a pattern that matches the name of a parameter)"
+        )
     parametrized = {p: name for p, name in names.items() if kinds[name] == "parametrized" and p not in skipped}
     trained = [name for p, name in parametrized.items() if p.requires_grad]
     prune = {p: name for p, name in names.items() if p not in skipped and p not in parametrized}

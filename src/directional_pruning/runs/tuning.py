@@ -86,6 +86,8 @@ def resume_tuning(folder: Path, values: Mapping[str, Any], device: str = "auto")
         FileNotFoundError, CorruptFileError: for a folder without a readable search.
     """
     path = folder / TUNE
+    if not path.is_file():
+        raise FileNotFoundError(f"not a folder of tune (no {TUNE}): {folder}")
     try:
         record = parse_json(path.read_bytes())
         recipe = replace(RECIPES[record["recipe"]](), **record["hyperparameters"])

@@ -47,8 +47,8 @@ class SparsityMonitor:
     - a layer whose weights are all zero, with the threshold and the largest |v|. A layer that began with zeros has 100
       steps to leave them. A bias may be all zero;
     - a parameter that is NaN or infinite;
-    - no zeros, though the threshold has risen: only at :meth:`remove` or the end of the ``with`` block, and if there
-      were ``interval`` steps. Earlier nobody can know.
+    - no zeros, though the threshold has risen, or fewer steps than a ``Target`` needs: only at :meth:`remove` or the
+      end of the ``with`` block, and if there were ``interval`` steps. Earlier nobody can know.
 
     It needs one byte of memory for each pruned weight. Copies of the optimizer, also pickled ones, are not watched.
     Each process warns for itself. Of sharded parameters (FSDP2, DTensor) a look counts what this process holds, and
@@ -131,7 +131,7 @@ class SparsityMonitor:
         return result
 
     def remove(self) -> None:
-        """Stop watching, and say if there is no zero at the end; a second call does nothing."""
+        """Stop watching, and say if zeros are missing at the end; a second call does nothing."""
         if self._hook is None:
             return
         self._detach()

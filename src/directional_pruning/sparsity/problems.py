@@ -51,8 +51,16 @@ class Problems:
         warn_caller(f"{what} {_when(new[0], step, ago)}{_reason(new[0])}")
 
     def judge_end(self, watched: Sequence[Watched], counts: Sequence[Sequence[int]], step: int) -> None:
-        """Warn if the threshold has risen and there is not one zero."""
+        """Warn if a target does not have all of its zeros yet, or if the threshold has risen without one zero."""
         pruned = [(each, row) for each, row in zip(watched, counts, strict=True) if each.pruned]
+        for each, _ in pruned:
+            if each.target and _counter(each, step) < each.target[3] * each.target[1]:  # its end and its steps
+                warn_caller(
+                    f"stopped before the target of {100 * each.target[0]:g} % zeros is reached: "
+                    f"{_counter(each, step):,} of its {each.target[1]:,} steps were made; if this is the end of the "
+                    "training, give Target(..., steps=) the number of updates of the whole training"
+                )
+                return
         largest = max((float(each.state.get("threshold", 0.0)) for each, _ in pruned), default=0.0)
         if largest > 0 and all(row[NONZEROS] == each.p.numel() for each, row in pruned):
             reason = f"the threshold {largest:.3g} is smaller than every |v|; use a larger {_setting(pruned[0][0])}"
@@ -68,9 +76,13 @@ class Problems:
 
 
 def _when(each: Watched, step: int, ago: int) -> str:
-    """The step by the optimizer's own counter, which a resumed training continues."""
+    return f"after step {_counter(each, step + ago) - ago}"
+
+
+def _counter(each: Watched, step: int) -> int:
+    """The steps by the optimizer's own counter, which a resumed training continues."""
     counter = each.state.get("updates", each.state.get("step"))
-    return f"after step {step if counter is None else int(counter) - ago}"
+    return step if counter is None else int(counter)
 
 
 def _reason(each: Watched) -> str:
@@ -86,4 +98,4 @@ def _reason(each: Watched) -> str:
 
 
 def _setting(each: Watched) -> str:
-    return "sparsity of the target" if each.has_target else "c"
+    return "sparsity of the target" if each.target else "c"

@@ -25,8 +25,8 @@ class Watched(NamedTuple):
     pruned: bool
     layer: bool
     """Whether it is a pruned weight or embedding; a bias may be all zero."""
-    has_target: bool = False
-    """Whether a target sets its threshold, and not ``c``."""
+    target: tuple[Any, ...] | None = None
+    """What sets its threshold in place of ``c``: a ``Target`` as the tuple that its group holds."""
 
     @property
     def sharded(self) -> bool:
@@ -41,13 +41,13 @@ def watched_parameters(model: nn.Module, optimizer: Optimizer, kinds: dict[str, 
     """
     knows_c = any("c" in group for group in optimizer.param_groups)
     strength = {p: group.get("c", 0.0) for group in optimizer.param_groups for p in group["params"]}
-    with_target = {p for group in optimizer.param_groups if group.get("target") for p in group["params"]}
+    target = {p: group.get("target") for group in optimizer.param_groups for p in group["params"]}
     rows = []
     for name, p in model.named_parameters():
         if p in strength and not p.is_meta and p.numel():
             state, prunable = optimizer.state.get(p, {}), kinds.get(name, "weight") in PRUNABLE
             pruned = "dual" in state or (strength[p] > 0 if knows_c else prunable)
-            rows.append(Watched(name, p, state, pruned, pruned and prunable, p in with_target))
+            rows.append(Watched(name, p, state, pruned, pruned and prunable, target[p]))
     return rows
 
 
