@@ -45,6 +45,15 @@ def test_a_saved_threshold_or_counter_that_is_no_number_from_0_on_is_refused(nam
             refuses(optimizer, state, rf"0.bias has a saved {key} of {value} \(must be >= 0 and finite\)")
 
 
+@pytest.mark.parametrize("name", MAKE)
+def test_a_saved_time_of_a_target_that_is_no_whole_number_from_0_on_is_refused(name):
+    _, optimizer = trained(name, torch.float32)
+    for value in (math.nan, math.inf, -1, 2.5, "many", None):
+        state = copy.deepcopy(optimizer.state_dict())
+        state["param_groups"][0]["target_updates"] = value
+        refuses(optimizer, state, f"invalid target_updates: {value!r} ")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", MAKE)
 def test_a_state_of_the_same_parameters_in_another_order_is_refused(name, dtype):

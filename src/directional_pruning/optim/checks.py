@@ -75,6 +75,8 @@ def _rule(name: str, x: Any, group: dict[str, Any]) -> tuple[Any, str]:
             counted = isinstance(counts, list | tuple) and len(counts) == len(params)
             counted = counted and all(isinstance(n, int | float) and 0 <= n < math.inf for n in counts)
             return counted, "of weights, or get counts by prunable_groups(model, multiply_adds=...)"
+        case "target_updates":
+            return 0 <= x < math.inf and x == int(x), "a whole number >= 0"
         case _:
             return 0 <= x <= _LARGEST, ">= 0 and finite"
 

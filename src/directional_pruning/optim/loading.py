@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..caller import warn_caller
+from .checks import check as check_numbers
 from .checks import label
 
 __all__ = ["load_uncast"]
@@ -47,6 +48,8 @@ def load_uncast(
         states = {i: _without_empty(state) for i, state in final["state"].items()}
         for group, current in zip(final["param_groups"], optimizer.param_groups):
             check(group)
+            if "target_updates" in group:
+                check_numbers(group, ["target_updates"])
             for i, (saved_id, p) in enumerate(zip(group["params"], current["params"])):
                 saved[p] = states.get(saved_id, {})
                 for key, option in buffers.items():
