@@ -142,7 +142,7 @@ def test_sigterm_to_torchrun_ends_all_processes_after_a_checkpoint_of_the_same_s
         (("digits", "--batch-size", "63", "--epochs", "1"), "invalid batch_size: 63 (must be a multiple of the 2"),
         (("nothing",), "unknown recipe: nothing"),
         (("vgg16-cifar10", "--data", "gone"), "{cwd}/gone does not exist"),
-        (("--resume", "gone"), "gone/config.json: No such file or directory"),
+        (("--resume", "gone"), "no such run folder: gone"),
     ],
 )
 def test_what_processes_cannot_do_is_printed_once(tmp_path, args, message):
