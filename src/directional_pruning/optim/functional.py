@@ -183,8 +183,8 @@ def _multi_tensor(
     """The same for many parameters on one device, of one dtype and all with a dual or all without."""
     pruned = vs[0] is not None
     if law.gradient_of_zeros != 1 and pruned:
-        known = gs if on_device else [g.item() for g in gs]
-        ds = [scale_where_zero(d, v, g, law.gradient_of_zeros) for d, v, g in zip(ds, vs, known)]
+        thresholds = gs if on_device else [g.item() for g in gs]
+        ds = [scale_where_zero(d, v, g, law.gradient_of_zeros) for d, v, g in zip(ds, vs, thresholds)]
     if sgd.maximize:
         ds = list(torch._foreach_neg(ds))
     if pruned and (sgd.weight_decay != 0 or sgd.momentum != 0):

@@ -102,14 +102,17 @@ class Target:
 
         >>> [Target(0.9, steps=100, start=0.1, end=0.7).power_at(t) for t in (0, 29, 30, 50, 70, 100)]
         [8, 8, 16, 32, 64, 64]
+        >>> [Target(0.9, steps=100, power=(4, 6)).power_at(t) for t in (0, 74, 75)]
+        [4, 4, 6]
         """
         if not isinstance(self.power, tuple):
             return self.power
         first, last = self.power
-        if last == math.inf:
-            return first if t < self.end * self.steps else last
+        if t >= self.end * self.steps:
+            return last
+        doublings = math.log2(last / first) if last < math.inf else 0.0
         # 1e-9, so that a rounded quotient does not delay a doubling.
-        return min(first * 2 ** int(self._risen(t) * math.log2(last / first) + 1e-9), last)
+        return first * 2 ** int(self._risen(t) * doublings + 1e-9)
 
     def _risen(self, t: float) -> float:
         """The part of the time from t0 to t1 that has passed, from 0 to 1."""
