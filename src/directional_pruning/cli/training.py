@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .app import one_line, stop
 from .progress import Screen, training_progress
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from ..runs import Start
 
-__all__ = ["start_training", "stoppable", "train_and_report"]
+__all__ = ["refuse", "start_training", "stoppable", "train_and_report"]
 
 
 def start_training(
@@ -45,15 +45,20 @@ def start_training(
         else:
             recipes = variants(recipe, values, several, paper_settings=paper_settings)
             start = start_runs(recipes, device, jobs=jobs, out=out)
-    except FileExistsError as error:
-        folder = Path(error.filename)
-        resume_it = f", or go on with --resume {quote(str(folder))}" if folder.is_dir() else ""
-        stop(f"{folder} exists; give another --out{resume_it}", 2)
-    except ValueError as error:
-        stop(str(error), 2)
+    except (FileExistsError, ValueError) as error:
+        refuse(error)
     if not start.processes.first:
         warnings.simplefilter("ignore")  # the first process trains the same network and warns
     return start
+
+
+def refuse(error: FileExistsError | ValueError) -> NoReturn:
+    """End the command with one line: a folder that exists, or a value that does not fit."""
+    if not isinstance(error, FileExistsError):
+        stop(str(error), 2)
+    folder = Path(error.filename)
+    resume_it = f", or go on with --resume {quote(str(folder))}" if folder.is_dir() else ""
+    stop(f"{folder} exists; give another --out{resume_it}", 2)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from . import flags
 from .app import app, stop
 from .progress import Screen, training_progress
 from .tables import show_tuned
-from .training import stoppable
+from .training import refuse, stoppable
 
 if TYPE_CHECKING:
     from ..progress import Progress
@@ -103,12 +103,8 @@ def _prepare(
             return resume_tuning(resume, values, device)
         (chosen,) = variants(recipe, values)
         return start_tuning(chosen, device=device, out=out, **search)
-    except FileExistsError as error:
-        folder = Path(error.filename)
-        resume_it = f", or go on with --resume {quote(str(folder))}" if folder.is_dir() else ""
-        stop(f"{folder} exists; give another --out{resume_it}", 2)
-    except ValueError as error:
-        stop(str(error), 2)
+    except (FileExistsError, ValueError) as error:
+        refuse(error)
 
 
 def _train_and_report(tuning: "Tuning", jobs: int, quiet: bool) -> None:
